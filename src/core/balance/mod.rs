@@ -1,0 +1,225 @@
+//! Which server of a pool takes a connection.
+//!
+//! Pure. A [`Chooser`] is built once for each snapshot, over all servers of a pool, and is
+//! never changed afterwards: what differs from pick to pick (the key, a random number, the
+//! turn, the counts of open connections) comes in as an argument. A pick is lock-free, allocates
+//! nothing, and ends after a written number of steps even when every server is closed.
+
+mod hash_key; // what a consistent hash goes by
+mod load; // connections per weight, compared
+mod round_robin; // each in its turn, by a schedule
+mod random; // by lot; the wheel that also power-of-two draws from
+mod power_of_two; // the less loaded of two
+mod least_connections; // the least loaded of all
+mod maglev; // the same key to the same server, on every machine
+mod first; // the first in order
+
+use std::fmt;
+
+use crate::core::outcome::words;
+
+use first::First;
+pub use hash_key::{HashKey, key};
+use least_connections::LeastConnections;
+pub use load::Load;
+use maglev::Maglev;
+use power_of_two::PowerOfTwo;
+use random::Wheel;
+use round_robin::RoundRobin;
+
+words! {
+    /// How a server is chosen.
+    Kind {
+        RoundRobin = "round-robin",
+        Random = "random",
+        PowerOfTwo = "power-of-two",
+        LeastConnections = "least-connections",
+        ConsistentHash = "consistent-hash",
+        First = "first",
+    }
+}
+
+/// One server as a chooser sees it. Its number is its place in the pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// What a consistent hash is taken of; never its address, so that it may move.
+    pub name: String,
+    /// Share of the traffic; 0 gets none.
+    pub weight: u32,
+    /// May be chosen at all: up, or standing in because nothing is up.
+    pub is_eligible: bool,
+}
+
+/// What may differ from one pick to the next.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask {
+    /// The hash of what a consistent hash goes by; see [`key`].
+    pub key: u64,
+    /// A fresh random number.
+    pub random: u64,
+    /// A number that grows by one with each connection to the pool, over all workers.
+    pub turn: u64,
+}
+
+/// The state of the servers at the moment of a pick. Other workers may change it between two
+/// questions of one pick: then the pick is as good as one made a moment earlier or later.
+pub trait Field {
+    /// May this connection try that server: not tried before, and room left.
+    fn is_open(&self, server: usize) -> bool;
+    /// Connections that the server has now.
+    fn active(&self, server: usize) -> usize;
+}
+
+/// A server, by its place in the pool, and what spoke for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    pub server: usize,
+    pub why: Why,
+}
+
+/// What spoke for a server, as the access log shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// Its place in the schedule came.
+    RoundRobin { turn: u64 },
+    /// It was drawn by lot.
+    Random,
+    /// Of two drawn by lot it had the lower load; alone if no other was open.
+    PowerOfTwo { own: Load, other: Option<Load> },
+    /// It had the lowest load of all; next to it came that one, if another was open.
+    LeastConnections { own: Load, next: Option<Load> },
+    /// That slot of the table holds it: the key's own, or the first open one after it.
+    MaglevSlot(usize),
+    /// So few servers were open that the key was matched with each of them.
+    MaglevRendezvous,
+    /// It was the first in order.
+    First,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Why::RoundRobin { turn } => write!(f, "round-robin:turn={turn}"),
+            Why::Random => f.write_str("random"),
+            Why::PowerOfTwo { own, other } => load::write_compared(f, "power-of-two", own, other.as_ref()),
+            Why::LeastConnections { own, next } => load::write_compared(f, "least", own, next.as_ref()),
+            Why::MaglevSlot(slot) => write!(f, "maglev:slot={slot}"),
+            Why::MaglevRendezvous => f.write_str("maglev:rendezvous"),
+            Why::First => f.write_str("first"),
+        }
+    }
+}
+
+/// Picks servers of one pool in one manner. Cheap to clone where the table of a consistent hash
+/// is concerned: it is shared.
+#[derive(Clone, Debug)]
+pub struct Chooser(Way);
+
+#[derive(Clone, Debug)]
+enum Way {
+    RoundRobin(RoundRobin),
+    Random(Wheel),
+    PowerOfTwo(PowerOfTwo),
+    LeastConnections(LeastConnections),
+    ConsistentHash(Maglev),
+    First(First),
+}
+
+impl Chooser {
+    /// A chooser over all `members` of a pool, in the pool's order; their names are unique.
+    #[expect(clippy::needless_pass_by_value, reason = "the list is made for the chooser, as for `rebuilt`")]
+    pub fn new(kind: Kind, members: Vec<Member>) -> Chooser {
+        let members = &members[..];
+        Chooser(match kind {
+            Kind::RoundRobin => Way::RoundRobin(RoundRobin::new(members)),
+            Kind::Random => Way::Random(Wheel::new(members)),
+            Kind::PowerOfTwo => Way::PowerOfTwo(PowerOfTwo::new(members)),
+            Kind::LeastConnections => Way::LeastConnections(LeastConnections::new(members)),
+            Kind::ConsistentHash => Way::ConsistentHash(Maglev::new(members)),
+            Kind::First => Way::First(First::new(members)),
+        })
+    }
+
+    /// The chooser for a new snapshot. Equal to [`Chooser::new`], but the table of a consistent
+    /// hash is shared with this one where names and weights are the same: a change of health
+    /// costs no rebuilding.
+    pub fn rebuilt(&self, kind: Kind, members: Vec<Member>) -> Chooser {
+        match (&self.0, kind) {
+            (Way::ConsistentHash(old), Kind::ConsistentHash) => {
+                Chooser(Way::ConsistentHash(old.rebuilt(&members)))
+            }
+            _ => Chooser::new(kind, members),
+        }
+    }
+
+    /// The server for one connection, or `None`: no eligible server with a positive weight is open.
+    pub fn pick(&self, ask: &Ask, field: &impl Field) -> Option<Choice> {
+        match &self.0 {
+            Way::RoundRobin(schedule) => schedule.pick(ask.turn, field),
+            Way::Random(wheel) => wheel.pick(ask.random, field),
+            Way::PowerOfTwo(wheel) => wheel.pick(ask.random, field),
+            Way::LeastConnections(servers) => servers.pick(ask.random, field),
+            Way::ConsistentHash(table) => table.pick(ask.key, field),
+            Way::First(servers) => servers.pick(field),
+        }
+    }
+}
+
+/// The members that may be picked, as (place in the pool, weight).
+fn electable(members: &[Member]) -> impl Iterator<Item = (usize, u32)> {
+    let members = members.iter().enumerate();
+    members.filter(|(_, m)| m.is_eligible && m.weight > 0).map(|(place, m)| (place, m.weight))
+}
+
+/// Another random number out of one: the output function of splitmix64. It is a bijection, so
+/// all of the given randomness lives on; it must never change, as consistent hashing uses it too.
+fn mix(number: u64) -> u64 {
+    let mut mixed = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
+/// A random number mapped to `0..bound`. Its bias is below `bound / 2^64`.
+fn below(random: u64, bound: u64) -> u64 {
+    let scaled = (u128::from(random) * u128::from(bound)) >> 64;
+    scaled as u64 // below `bound`, so nothing is cut off
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_says_what_spoke_for_a_server() {
+        let load = |active, weight| Load { active, weight };
+        let said = |why: Why| why.to_string();
+        assert_eq!(said(Why::RoundRobin { turn: 17 }), "round-robin:turn=17");
+        assert_eq!(said(Why::Random), "random");
+        assert_eq!(said(Why::MaglevSlot(811)), "maglev:slot=811");
+        assert_eq!(said(Why::MaglevRendezvous), "maglev:rendezvous");
+        assert_eq!(said(Why::First), "first");
+
+        let least = |own, next| said(Why::LeastConnections { own, next });
+        assert_eq!(least(load(3, 1), Some(load(7, 1))), "least:3<7");
+        assert_eq!(least(load(3, 1), None), "least:3");
+        assert_eq!(least(load(3, 1), Some(load(3, 1))), "least:3=3");
+        assert_eq!(least(load(7, 10), Some(load(3, 1))), "least:7/10<3/1");
+        let two = Why::PowerOfTwo { own: load(3, 5), other: Some(load(7, 5)) };
+        assert_eq!(said(two), "power-of-two:3<7");
+    }
+
+    #[test]
+    fn the_mixing_function_is_splitmix64() {
+        // The first numbers of the reference generator seeded with 0 and with 1234567.
+        assert_eq!(mix(0), 0xe220_a839_7b1d_cdaf);
+        assert_eq!(mix(1_234_567), 6_457_827_717_110_365_317);
+    }
+
+    #[test]
+    fn below_reaches_both_ends_and_nothing_beyond() {
+        assert_eq!(below(0, 10), 0);
+        assert_eq!(below(u64::MAX, 10), 9);
+        assert_eq!(below(u64::MAX, 1), 0);
+    }
+}

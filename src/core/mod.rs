@@ -1,0 +1,6 @@
+//! Nouns that decide. Pure: no I/O, clock, randomness of their own, locks, async or logging.
+
+pub mod outcome; // how a connection ended, in one word
+pub mod limit; // how many at once
+pub mod health; // up or down, from the results of checks
+pub mod balance; // which server takes a connection
