@@ -1,0 +1,155 @@
+//! What must fit together: the pool that a listener names, ports that are claimed twice,
+//! connections that would come back in.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
+
+use super::listener::ListenerAt;
+use super::pool::PoolAt;
+use super::process::AdminAt;
+use super::section::nearest;
+use crate::config::mistake::{Code, Mistake, Mistakes, quoted};
+use crate::config::plan::{Auto, Process};
+
+pub fn check(
+    process: &Process,
+    admin: &AdminAt,
+    listeners: &[ListenerAt],
+    pools: &[PoolAt],
+    found: &mut Mistakes,
+) {
+    check_pools(listeners, pools, found);
+    check_ports(admin, listeners, found);
+    check_loops(listeners, pools, found);
+    check_limits(process, listeners, found);
+}
+
+fn check_pools(listeners: &[ListenerAt], pools: &[PoolAt], found: &mut Mistakes) {
+    let names: HashSet<_> = pools.iter().map(|pool| pool.plan.name.as_str()).collect();
+    let mut is_settled = !listeners.is_empty();
+    for listener in listeners {
+        match &listener.pool_span {
+            Some(_) if names.contains(listener.plan.pool.as_str()) => {}
+            Some(span) => {
+                is_settled = false;
+                found.add(unknown_pool(&listener.plan.pool, span.clone(), pools));
+            }
+            None => is_settled = false,
+        }
+    }
+    // While a listener's pool is in doubt, the pool that nobody uses is likely the one it meant.
+    if is_settled {
+        let used: HashSet<_> = listeners.iter().map(|listener| listener.plan.pool.as_str()).collect();
+        for pool in pools.iter().filter(|pool| !used.contains(pool.plan.name.as_str())) {
+            let message = format!("no listener uses the pool {}", quoted(&pool.plan.name));
+            let mistake = Mistake::new(Code::UnusedPool, pool.name_span.clone(), message);
+            found.add(mistake.label("gets no traffic"));
+        }
+    }
+}
+
+fn unknown_pool(name: &str, span: Range<usize>, pools: &[PoolAt]) -> Mistake {
+    let mistake = Mistake::new(Code::UnknownPool, span.clone(), format!("there is no pool {}", quoted(name)));
+    match nearest(name, pools.iter().map(|pool| pool.plan.name.as_str())) {
+        Some(near) => {
+            mistake.help(format!("did you mean {}?", quoted(near))).patch(span, format!("\"{near}\""))
+        }
+        None => mistake.help(format!("add a table `[pool.{name}]` with its `servers`")),
+    }
+}
+
+/// Who has a port of one family: everybody's wildcard, or single addresses.
+#[derive(Default)]
+struct Port {
+    wildcard: Option<Range<usize>>,
+    first: Option<Range<usize>>,
+    single: HashMap<SocketAddr, Range<usize>>,
+}
+
+/// The two wildcards do not meet: Tidegate sets IPV6_V6ONLY on its IPv6 sockets.
+fn check_ports(admin: &AdminAt, listeners: &[ListenerAt], found: &mut Mistakes) {
+    let binds =
+        listeners.iter().flat_map(|listener| listener.plan.bind.iter().copied().zip(&listener.bind_spans));
+    let http = admin.plan.http.iter().copied().zip(&admin.http_span);
+    let mut claims: Vec<_> = binds.chain(http).collect();
+    claims.sort_by_key(|(_, span)| span.start);
+
+    let mut ports: HashMap<(bool, u16), Port> = HashMap::new();
+    for (address, span) in claims {
+        let port = ports.entry((address.is_ipv4(), address.port())).or_default();
+        let is_wildcard = address.ip().is_unspecified();
+        let earlier = match is_wildcard {
+            true => port.first.as_ref(),
+            false => port.wildcard.as_ref().or_else(|| port.single.get(&address)),
+        };
+        if let Some(earlier) = earlier {
+            let is_same = port.single.contains_key(&address);
+            found.add(clash(address, is_same, span.clone(), earlier.clone()));
+        }
+        port.first.get_or_insert_with(|| span.clone());
+        if is_wildcard {
+            port.wildcard.get_or_insert_with(|| span.clone());
+        }
+        port.single.entry(address).or_insert_with(|| span.clone());
+    }
+}
+
+fn clash(address: SocketAddr, is_same: bool, span: Range<usize>, earlier: Range<usize>) -> Mistake {
+    let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+    let wildcard = if address.is_ipv4() { "0.0.0.0" } else { "[::]" };
+    let mistake = Mistake::new(Code::BindClash, span, format!("port {} is claimed twice", address.port()));
+    let mistake = mistake.also(earlier, "claimed here");
+    if is_same {
+        return mistake.label("again").help("each address and port may be listened on once");
+    }
+    let mistake = mistake.label("and here again");
+    mistake.help(format!("{wildcard} claims its port on every {family} address: keep one of the two"))
+}
+
+/// A pool that connects to its own listener. Two Tidegates in a circle are beyond this look.
+fn check_loops(listeners: &[ListenerAt], pools: &[PoolAt], found: &mut Mistakes) {
+    let by_name: HashMap<_, _> = pools.iter().map(|pool| (pool.plan.name.as_str(), pool)).collect();
+    for listener in listeners {
+        let Some(pool) = by_name.get(listener.plan.pool.as_str()) else {
+            continue;
+        };
+        for (bind, bind_span) in listener.plan.bind.iter().zip(&listener.bind_spans) {
+            if let Some(span) = reached(*bind).find_map(|address| pool.server_spans.get(&address)) {
+                let message = format!("`listener.{}` would connect to itself", listener.plan.name);
+                let mistake = Mistake::new(Code::Loop, span.clone(), message);
+                found.add(
+                    mistake
+                        .label("this server is the listener itself")
+                        .also(bind_span.clone(), "it listens here")
+                        .help("give the server its own port, or its own address"),
+                );
+            }
+        }
+    }
+}
+
+/// Addresses that certainly lead to this bind.
+fn reached(bind: SocketAddr) -> impl Iterator<Item = SocketAddr> {
+    let local = match bind.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        IpAddr::V6(ip) if ip.is_unspecified() => Some(IpAddr::V6(Ipv6Addr::LOCALHOST)),
+        _ => None,
+    };
+    std::iter::once(bind).chain(local.map(|ip| SocketAddr::new(ip, bind.port())))
+}
+
+fn check_limits(process: &Process, listeners: &[ListenerAt], found: &mut Mistakes) {
+    let Auto::Set(whole) = process.max_connections else {
+        return;
+    };
+    for listener in listeners {
+        if let (Some(limit), Some(span)) = (listener.plan.max_connections, &listener.limit_span)
+            && limit > whole
+        {
+            let mistake =
+                Mistake::new(Code::NoEffect, span.clone(), "`max_connections` can never be reached");
+            found.add(mistake.label(format!("`[process]` allows {whole} for all listeners together")));
+        }
+    }
+}

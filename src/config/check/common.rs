@@ -1,0 +1,123 @@
+//! `[defaults]`, and the keys that a listener and a pool read alike.
+//!
+//! A value is looked for in the table itself, then in `[defaults]`, then in `defaults.rs`.
+
+use std::time::Duration;
+
+use super::keys;
+use super::leaf::{self, Span};
+use super::section::{Field, Section};
+use crate::config::defaults as built_in;
+use crate::config::file::Kind;
+use crate::config::mistake::Mistakes;
+use crate::config::plan::{Balance, OnNoServer, Retry, Tcp, WhenFull};
+
+/// More attempts than any pool has servers worth trying while a client waits.
+const ATTEMPTS_MAX: i64 = 100;
+
+/// What holds for every listener and pool that does not say otherwise.
+#[derive(Clone, Debug)]
+pub struct Common {
+    pub idle_timeout: Option<Duration>,
+    pub half_close_timeout: Option<Duration>,
+    pub tcp: Tcp,
+    pub connect_timeout: Duration,
+    pub balance: Balance,
+    pub when_full: WhenFull,
+    pub on_no_server: OnNoServer,
+    pub retry: Retry,
+}
+
+impl Default for Common {
+    fn default() -> Self {
+        Common {
+            idle_timeout: built_in::IDLE_TIMEOUT,
+            half_close_timeout: built_in::HALF_CLOSE_TIMEOUT,
+            tcp: Tcp::default(),
+            connect_timeout: built_in::CONNECT_TIMEOUT,
+            balance: built_in::BALANCE,
+            when_full: built_in::WHEN_FULL,
+            on_no_server: built_in::ON_NO_SERVER,
+            retry: Retry::default(),
+        }
+    }
+}
+
+/// Reads `[defaults]`.
+pub fn defaults(root: &Section<'_>, found: &mut Mistakes) -> Common {
+    let mut common = Common::default();
+    for field in root.all("defaults") {
+        if let Some(table) = leaf::table(field, "a table", found) {
+            let section = Section::read("defaults", table, &keys::DEFAULTS, found);
+            common = for_listener(&section, common, found);
+            common = for_pool(&section, common, found);
+            common.tcp = tcp(&section, common.tcp, found);
+        }
+    }
+    common
+}
+
+/// What a listener's table changes of the defaults, but for [`tcp`].
+pub fn for_listener(section: &Section<'_>, mut common: Common, found: &mut Mistakes) -> Common {
+    if let Some(field) = section.get("idle_timeout") {
+        common.idle_timeout =
+            leaf::duration_or_off(field, Span::Positive, found).unwrap_or(common.idle_timeout);
+    }
+    if let Some(field) = section.get("half_close_timeout") {
+        common.half_close_timeout =
+            leaf::duration_or_off(field, Span::Positive, found).unwrap_or(common.half_close_timeout);
+    }
+    if let Some(field) = section.get("when_full") {
+        let read = leaf::word(field, WhenFull::ALL, WhenFull::word, keys::FOREIGN_REFUSE, found);
+        common.when_full = read.unwrap_or(common.when_full);
+    }
+    common
+}
+
+/// What a pool's table changes of the defaults, but for [`tcp`].
+pub fn for_pool(section: &Section<'_>, mut common: Common, found: &mut Mistakes) -> Common {
+    if let Some(field) = section.get("connect_timeout") {
+        let read = leaf::duration(field, Span::Positive, found);
+        common.connect_timeout = read.unwrap_or(common.connect_timeout);
+    }
+    if let Some(field) = section.get("balance") {
+        let read = leaf::word(field, Balance::ALL, Balance::word, keys::FOREIGN_BALANCE, found);
+        common.balance = read.unwrap_or(common.balance);
+    }
+    if let Some(field) = section.get("on_no_server") {
+        let read = leaf::word(field, OnNoServer::ALL, OnNoServer::word, keys::FOREIGN_REFUSE, found);
+        common.on_no_server = read.unwrap_or(common.on_no_server);
+    }
+    if let Some(field) = section.get("retry") {
+        common.retry = retry(field, found).unwrap_or(common.retry);
+    }
+    common
+}
+
+/// How dead peers are found out, on the side that the table is about.
+pub fn tcp(section: &Section<'_>, mut tcp: Tcp, found: &mut Mistakes) -> Tcp {
+    if let Some(field) = section.get("tcp_keepalive") {
+        tcp.keepalive = leaf::duration_or_off(field, Span::KeepaliveSeconds, found).unwrap_or(tcp.keepalive);
+    }
+    if let Some(field) = section.get("tcp_user_timeout") {
+        tcp.user_timeout = leaf::duration_or_off(field, Span::UserTimeout, found).unwrap_or(tcp.user_timeout);
+    }
+    tcp
+}
+
+fn retry(field: Field<'_>, found: &mut Mistakes) -> Option<Retry> {
+    if let Kind::Integer(attempts) = field.value.kind {
+        let mistake = field.wrong_type("a table").help("the table has a key for it");
+        found.add(mistake.patch(field.value.span.clone(), format!("{{ attempts = {attempts} }}")));
+        return None;
+    }
+    let table = leaf::table(field, "a table such as { attempts = 3 }", found)?;
+    let section = Section::read("retry", table, &keys::RETRY, found);
+    let attempts = section.get("attempts").map(|field| leaf::number(field, 1, ATTEMPTS_MAX, found));
+    match attempts {
+        Some(read) => {
+            read.and_then(|attempts| u32::try_from(attempts).ok()).map(|attempts| Retry { attempts })
+        }
+        None => Some(Retry::default()),
+    }
+}

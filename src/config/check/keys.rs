@@ -1,0 +1,252 @@
+//! Which keys each table takes, and what other balancers call them.
+//!
+//! Tables of words, nothing else. A foreign word is never accepted: it earns its translation.
+
+/// The keys of one kind of table.
+#[derive(Debug)]
+pub struct Keys {
+    /// The table as operators write it.
+    pub header: &'static str,
+    pub names: &'static [&'static str],
+    /// A word from elsewhere and ours for it.
+    pub foreign: &'static [(&'static str, &'static str)],
+}
+
+pub const ROOT: Keys = Keys {
+    header: "the file",
+    names: &["process", "admin", "log", "defaults", "listener", "pool"],
+    foreign: &[
+        ("backend", "pool"),
+        ("backends", "pool"),
+        ("upstream", "pool"),
+        ("upstreams", "pool"),
+        ("cluster", "pool"),
+        ("clusters", "pool"),
+        ("service", "pool"),
+        ("services", "pool"),
+        ("target_group", "pool"),
+        ("frontend", "listener"),
+        ("frontends", "listener"),
+        ("server", "listener"),
+        ("listen", "listener"),
+        ("entrypoint", "listener"),
+        ("entrypoints", "listener"),
+        ("virtual_server", "listener"),
+        ("global", "process"),
+        ("main", "process"),
+        ("stats", "admin"),
+        ("logging", "log"),
+    ],
+};
+
+pub const PROCESS: Keys = Keys {
+    header: "[process]",
+    names: &["workers", "pin_workers", "io", "max_connections", "drain_timeout", "ready_delay"],
+    foreign: &[
+        ("nbthread", "workers"),
+        ("threads", "workers"),
+        ("worker_threads", "workers"),
+        ("worker_processes", "workers"),
+        ("concurrency", "workers"),
+        ("maxconn", "max_connections"),
+        ("worker_connections", "max_connections"),
+        ("cpu_affinity", "pin_workers"),
+        ("worker_cpu_affinity", "pin_workers"),
+        ("hard_stop_after", "drain_timeout"),
+        ("worker_shutdown_timeout", "drain_timeout"),
+        ("grace", "ready_delay"),
+    ],
+};
+
+pub const ADMIN: Keys = Keys {
+    header: "[admin]",
+    names: &["socket", "http"],
+    foreign: &[("metrics", "http"), ("prometheus", "http"), ("unix", "socket")],
+};
+
+pub const LOG: Keys = Keys {
+    header: "[log]",
+    names: &["level", "format", "access"],
+    foreign: &[("verbosity", "level"), ("access_log", "access")],
+};
+
+pub const ACCESS: Keys = Keys {
+    header: "[log.access]",
+    names: &["output", "format", "when"],
+    foreign: &[("path", "output"), ("file", "output"), ("target", "output")],
+};
+
+pub const DEFAULTS: Keys = Keys {
+    header: "[defaults]",
+    names: &[
+        "idle_timeout",
+        "half_close_timeout",
+        "tcp_keepalive",
+        "tcp_user_timeout",
+        "connect_timeout",
+        "balance",
+        "when_full",
+        "on_no_server",
+        "retry",
+    ],
+    foreign: FOREIGN_TIMES,
+};
+
+pub const LISTENER: Keys = Keys {
+    header: "[listener.NAME]",
+    names: &[
+        "bind",
+        "pool",
+        "max_connections",
+        "when_full",
+        "idle_timeout",
+        "half_close_timeout",
+        "tcp_keepalive",
+        "tcp_user_timeout",
+    ],
+    foreign: &[
+        ("backend", "pool"),
+        ("default_backend", "pool"),
+        ("use_backend", "pool"),
+        ("upstream", "pool"),
+        ("proxy_pass", "pool"),
+        ("cluster", "pool"),
+        ("service", "pool"),
+        ("listen", "bind"),
+        ("address", "bind"),
+        ("addresses", "bind"),
+        ("maxconn", "max_connections"),
+        ("timeout_client", "idle_timeout"),
+        ("proxy_timeout", "idle_timeout"),
+        ("client_fin_timeout", "half_close_timeout"),
+        ("keepalive", "tcp_keepalive"),
+    ],
+};
+
+pub const POOL: Keys = Keys {
+    header: "[pool.NAME]",
+    names: &[
+        "balance",
+        "hash_key",
+        "servers",
+        "retry",
+        "connect_timeout",
+        "tcp_keepalive",
+        "tcp_user_timeout",
+        "on_no_server",
+        "health_check",
+    ],
+    foreign: &[
+        ("algorithm", "balance"),
+        ("lb_policy", "balance"),
+        ("method", "balance"),
+        ("policy", "balance"),
+        ("strategy", "balance"),
+        ("backends", "servers"),
+        ("endpoints", "servers"),
+        ("hosts", "servers"),
+        ("members", "servers"),
+        ("targets", "servers"),
+        ("upstreams", "servers"),
+        ("check", "health_check"),
+        ("option_tcp_check", "health_check"),
+        ("retries", "retry"),
+        ("timeout_connect", "connect_timeout"),
+        ("proxy_connect_timeout", "connect_timeout"),
+        ("keepalive", "tcp_keepalive"),
+    ],
+};
+
+pub const RETRY: Keys = Keys { header: "retry", names: &["attempts"], foreign: &[("retries", "attempts")] };
+
+pub const SERVER: Keys = Keys {
+    header: "a table of `servers`",
+    names: &["name", "address", "weight", "max_connections"],
+    foreign: &[
+        ("addr", "address"),
+        ("host", "address"),
+        ("ip", "address"),
+        ("url", "address"),
+        ("maxconn", "max_connections"),
+        ("max_conns", "max_connections"),
+        ("id", "name"),
+    ],
+};
+
+pub const HEALTH_CHECK: Keys = Keys {
+    header: "[pool.NAME.health_check]",
+    names: &["type", "interval", "timeout", "rise", "fall", "jitter", "port"],
+    foreign: &[
+        ("inter", "interval"),
+        ("period", "interval"),
+        ("healthy_threshold", "rise"),
+        ("passes", "rise"),
+        ("unhealthy_threshold", "fall"),
+        ("fails", "fall"),
+        ("protocol", "type"),
+    ],
+};
+
+/// Where a key of the right name in the wrong table may have been meant for.
+pub const TABLES: [&Keys; 8] = [&PROCESS, &ADMIN, &LOG, &ACCESS, &LISTENER, &POOL, &HEALTH_CHECK, &SERVER];
+
+/// Every kind of table, in the order of the reference.
+pub const ALL: [&Keys; 11] =
+    [&ROOT, &PROCESS, &ADMIN, &LOG, &ACCESS, &DEFAULTS, &LISTENER, &POOL, &RETRY, &SERVER, &HEALTH_CHECK];
+
+const FOREIGN_TIMES: &[(&str, &str)] = &[
+    ("timeout_connect", "connect_timeout"),
+    ("timeout_client", "idle_timeout"),
+    ("timeout_server", "idle_timeout"),
+    ("timeout", "idle_timeout"),
+    ("keepalive", "tcp_keepalive"),
+    ("retries", "retry"),
+];
+
+/// What others call a way to balance.
+pub const FOREIGN_BALANCE: &[(&str, &str)] = &[
+    ("rr", "round-robin"),
+    ("wrr", "round-robin"),
+    ("roundrobin", "round-robin"),
+    ("static-rr", "round-robin"),
+    ("weighted", "round-robin"),
+    ("leastconn", "least-connections"),
+    ("least-conn", "least-connections"),
+    ("least-request", "least-connections"),
+    ("lc", "least-connections"),
+    ("wlc", "least-connections"),
+    ("source", "consistent-hash"),
+    ("ip-hash", "consistent-hash"),
+    ("hash", "consistent-hash"),
+    ("maglev", "consistent-hash"),
+    ("ring-hash", "consistent-hash"),
+    ("p2c", "power-of-two"),
+    ("two-choices", "power-of-two"),
+    ("failover", "first"),
+];
+
+pub const FOREIGN_HASH_KEY: &[(&str, &str)] = &[
+    ("source", "source-ip"),
+    ("src", "source-ip"),
+    ("ip", "source-ip"),
+    ("client-ip", "source-ip"),
+    ("dst", "destination"),
+];
+
+pub const FOREIGN_LEVEL: &[(&str, &str)] = &[
+    ("warning", "warn"),
+    ("err", "error"),
+    ("crit", "error"),
+    ("alert", "error"),
+    ("emerg", "error"),
+    ("critical", "error"),
+    ("notice", "info"),
+    ("verbose", "debug"),
+];
+
+pub const FOREIGN_REFUSE: &[(&str, &str)] =
+    &[("reject", "refuse"), ("reset", "refuse"), ("drop", "refuse"), ("close", "refuse"), ("queue", "wait")];
+
+pub const FOREIGN_FORMAT: &[(&str, &str)] = &[("plain", "text"), ("logfmt", "text"), ("pretty", "text")];
+
+pub const FOREIGN_WHEN: &[(&str, &str)] = &[("all", "always"), ("errors", "abnormal"), ("error", "abnormal")];

@@ -1,0 +1,83 @@
+//! `[listener.NAME]`: where clients connect to, and which pool serves them.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use super::address::address;
+use super::common::{self, Common};
+use super::section::{Field, Section};
+use super::{check_name, keys, leaf};
+use crate::config::file::{Entry, Kind};
+use crate::config::mistake::{Code, Mistake, Mistakes};
+use crate::config::plan::Listener;
+
+/// A listener with the places that [`super::across`] may point at.
+#[derive(Debug)]
+pub struct ListenerAt {
+    pub plan: Listener,
+    /// One for each of `plan.bind`.
+    pub bind_spans: Vec<Range<usize>>,
+    /// `None` where no pool is named; that is reported already.
+    pub pool_span: Option<Range<usize>>,
+    pub limit_span: Option<Range<usize>>,
+}
+
+pub fn listener(entry: &Entry, common: &Common, found: &mut Mistakes) -> ListenerAt {
+    let name = &entry.key;
+    check_name(name, "listener", entry.key_span.clone(), found);
+    let plan = Listener::new(name, Vec::new(), "");
+    let mut at = ListenerAt { plan, bind_spans: Vec::new(), pool_span: None, limit_span: None };
+    let Kind::Table(table) = &entry.value.kind else {
+        let field = Field { key: "listener", value: &entry.value };
+        found.add(field.wrong_type("a table").help(format!("write it as `[listener.{name}]`")));
+        return at;
+    };
+    let section = Section::read(format!("listener.{name}"), table, &keys::LISTENER, found);
+    (at.plan.bind, at.bind_spans) = bind(&section, found);
+    if let Some((pool, span)) = pool(&section, found) {
+        at.plan.pool = pool;
+        at.pool_span = Some(span);
+    }
+    if let Some(field) = section.get("max_connections") {
+        at.plan.max_connections = leaf::limit(field, found);
+        at.limit_span = Some(field.value.span.clone());
+    }
+    let own = common::for_listener(&section, common.clone(), found);
+    at.plan.when_full = own.when_full;
+    at.plan.idle_timeout = own.idle_timeout;
+    at.plan.half_close_timeout = own.half_close_timeout;
+    at.plan.tcp = common::tcp(&section, common.tcp, found);
+    at
+}
+
+fn bind(section: &Section<'_>, found: &mut Mistakes) -> (Vec<SocketAddr>, Vec<Range<usize>>) {
+    let Some(field) = section.get("bind") else {
+        found.add(missing(section, "bind", "bind = [\"0.0.0.0:80\", \"[::]:80\"]"));
+        return (Vec::new(), Vec::new());
+    };
+    if matches!(&field.value.kind, Kind::Array(items) if items.is_empty()) {
+        let message = format!("`{}` binds no address", section.name);
+        let mistake = Mistake::new(Code::EmptyList, field.value.span.clone(), message);
+        found.add(
+            mistake.label("at least one address is needed").help("for example [\"0.0.0.0:80\", \"[::]:80\"]"),
+        );
+    }
+    let read =
+        leaf::list(field, found).iter().filter_map(|item| Some((address(item, found)?, item.span.clone())));
+    read.collect()
+}
+
+fn pool(section: &Section<'_>, found: &mut Mistakes) -> Option<(String, Range<usize>)> {
+    let Some(field) = section.get("pool") else {
+        found.add(missing(section, "pool", "pool = \"NAME\""));
+        return None;
+    };
+    let name = leaf::text(field, "the name of a pool", found)?;
+    Some((name.to_owned(), field.value.span.clone()))
+}
+
+/// Reports a key that has no default.
+pub fn missing(section: &Section<'_>, key: &str, example: &str) -> Mistake {
+    let message = format!("`{}` has no `{key}`", section.name);
+    Mistake::new(Code::MissingKey, section.span.clone(), message).help(format!("add `{example}`"))
+}

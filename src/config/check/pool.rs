@@ -1,0 +1,209 @@
+//! `[pool.NAME]`: servers that can stand in for each other, and how they are watched.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use super::address::address;
+use super::common::{self, Common};
+use super::leaf::{self, Span};
+use super::listener::missing;
+use super::section::{Field, Section};
+use super::{check_name, keys};
+use crate::config::file::{Entry, Kind, Value};
+use crate::config::mistake::{Code, Mistake, Mistakes, quoted};
+use crate::config::plan::{Balance, CheckKind, HashKey, HealthCheck, Pool, Server};
+
+/// A weight beyond this is a slip; shares finer than a thousandth mean nothing for connections.
+const WEIGHT_MAX: i64 = 1000;
+/// Results in a row; beyond, a server would hardly ever change its state.
+const ROW_MAX: i64 = 1000;
+
+/// A pool with the places that [`super::across`] may point at.
+#[derive(Debug)]
+pub struct PoolAt {
+    pub plan: Pool,
+    pub name_span: Range<usize>,
+    pub server_spans: HashMap<SocketAddr, Range<usize>>,
+}
+
+/// A server and where it says so.
+struct ServerAt {
+    plan: Server,
+    span: Range<usize>,
+    weight_span: Option<Range<usize>>,
+}
+
+pub fn pool(entry: &Entry, common: &Common, found: &mut Mistakes) -> PoolAt {
+    let name = &entry.key;
+    check_name(name, "pool", entry.key_span.clone(), found);
+    let mut at = PoolAt {
+        plan: Pool::new(name, Vec::new()),
+        name_span: entry.key_span.clone(),
+        server_spans: HashMap::new(),
+    };
+    let Kind::Table(table) = &entry.value.kind else {
+        let field = Field { key: "pool", value: &entry.value };
+        found.add(field.wrong_type("a table").help(format!("write it as `[pool.{name}]`")));
+        return at;
+    };
+    let section = Section::read(format!("pool.{name}"), table, &keys::POOL, found);
+    let servers = servers(&section, found);
+    check_weights(name, &servers, found);
+    check_unique(&servers, found);
+    at.server_spans = servers.iter().map(|server| (server.plan.address, server.span.clone())).collect();
+    at.plan.servers = servers.into_iter().map(|server| server.plan).collect();
+
+    let own = common::for_pool(&section, common.clone(), found);
+    at.plan.balance = own.balance;
+    at.plan.connect_timeout = own.connect_timeout;
+    at.plan.on_no_server = own.on_no_server;
+    at.plan.retry = own.retry;
+    at.plan.tcp = common::tcp(&section, common.tcp, found);
+    at.plan.hash_key = hash_key(&section, own.balance, found).unwrap_or(at.plan.hash_key);
+    at.plan.health_check = section.get("health_check").and_then(|field| health_check(name, field, found));
+    at
+}
+
+fn hash_key(section: &Section<'_>, balance: Balance, found: &mut Mistakes) -> Option<HashKey> {
+    let field = section.get("hash_key")?;
+    let key = leaf::word(field, HashKey::ALL, HashKey::word, keys::FOREIGN_HASH_KEY, found)?;
+    if balance != Balance::ConsistentHash {
+        let mistake = Mistake::new(Code::NoEffect, field.value.span.clone(), "`hash_key` has no effect");
+        let label = format!("`{}` balances by {balance}", section.name);
+        found.add(mistake.label(label).help("it takes `balance = \"consistent-hash\"`; else leave it out"));
+    }
+    Some(key)
+}
+
+fn servers(section: &Section<'_>, found: &mut Mistakes) -> Vec<ServerAt> {
+    let Some(field) = section.get("servers") else {
+        found.add(missing(section, "servers", "servers = [\"192.0.2.10:8080\"]"));
+        return Vec::new();
+    };
+    if matches!(&field.value.kind, Kind::Array(items) if items.is_empty()) {
+        let message = format!("`{}` has no server", section.name);
+        let mistake = Mistake::new(Code::EmptyList, field.value.span.clone(), message);
+        found.add(mistake.label("at least one is needed").help("for example [\"192.0.2.10:8080\"]"));
+    }
+    leaf::list(field, found).iter().filter_map(|item| server(item, found)).collect()
+}
+
+/// `"address"` or `{ address = "..", .. }`.
+fn server(item: &Value, found: &mut Mistakes) -> Option<ServerAt> {
+    let span = item.span.clone();
+    let Kind::Table(table) = &item.kind else {
+        let plan = Server::from(address(item, found)?);
+        return Some(ServerAt { plan, span, weight_span: None });
+    };
+    let section = Section::read("servers", table, &keys::SERVER, found);
+    let Some(field) = section.get("address") else {
+        let mistake = Mistake::new(Code::MissingKey, span, "this server has no `address`");
+        found.add(mistake.help("add `address = \"192.0.2.10:8080\"`"));
+        return None;
+    };
+    // All keys are looked at before a wrong address ends it.
+    let address = address(field.value, found);
+    let name = section.get("name").and_then(|field| name(field, found));
+    let weight = section.get("weight").map(|field| (weight(field, found), field.value.span.clone()));
+    let limit = section.get("max_connections").and_then(|field| leaf::limit(field, found));
+    let mut plan = Server::from(address?);
+    plan.name = name.unwrap_or(plan.name);
+    plan.weight = weight.as_ref().and_then(|(weight, _)| *weight).unwrap_or(plan.weight);
+    plan.max_connections = limit;
+    Some(ServerAt { plan, span, weight_span: weight.map(|(_, span)| span) })
+}
+
+fn name(field: Field<'_>, found: &mut Mistakes) -> Option<String> {
+    let name = leaf::text(field, "a name", found)?;
+    check_name(name, "server", field.value.span.clone(), found);
+    Some(name.to_owned())
+}
+
+fn weight(field: Field<'_>, found: &mut Mistakes) -> Option<u32> {
+    leaf::number(field, 0, WEIGHT_MAX, found).and_then(|weight| u32::try_from(weight).ok())
+}
+
+fn check_weights(pool: &str, servers: &[ServerAt], found: &mut Mistakes) {
+    let Some(first) = servers.iter().find_map(|server| server.weight_span.clone()) else {
+        return;
+    };
+    if servers.iter().all(|server| server.plan.weight == 0) {
+        let message = format!("pool {} has weight 0 on every server", quoted(pool));
+        let mistake = Mistake::new(Code::NoWeight, first, message);
+        found.add(
+            mistake
+                .label("at least one server needs a positive weight")
+                .help("to take one server out of rotation, give weight 0 to that one alone"),
+        );
+    }
+}
+
+fn check_unique(servers: &[ServerAt], found: &mut Mistakes) {
+    let mut names: HashMap<&str, &ServerAt> = HashMap::new();
+    let mut addresses: HashMap<SocketAddr, &ServerAt> = HashMap::new();
+    for server in servers {
+        let twice = |what: &str, text: &str, help: &str, first: &ServerAt| {
+            let message = format!("two servers of a pool have the {what} {}", quoted(text));
+            let mistake = Mistake::new(Code::NotUnique, server.span.clone(), message);
+            mistake.label("again").also(first.span.clone(), "first here").help(help)
+        };
+        let address = server.plan.address;
+        if let Some(first) = addresses.get(&address) {
+            let help = "for a larger share of the traffic, give one of them a larger `weight`";
+            found.add(twice("address", &address.to_string(), help, first));
+        } else if let Some(first) = names.get(server.plan.name.as_str()) {
+            found.add(twice(
+                "name",
+                &server.plan.name,
+                "names tell servers apart in logs and commands",
+                first,
+            ));
+        }
+        addresses.entry(address).or_insert(server);
+        names.entry(&server.plan.name).or_insert(server);
+    }
+}
+
+fn health_check(pool: &str, field: Field<'_>, found: &mut Mistakes) -> Option<HealthCheck> {
+    let table = leaf::table(field, "a table such as { type = \"tcp\" }", found)?;
+    let section = Section::read(format!("pool.{pool}.health_check"), table, &keys::HEALTH_CHECK, found);
+    let mut check = HealthCheck::default();
+    if let Some(field) = section.get("type") {
+        check.kind = leaf::word(field, CheckKind::ALL, CheckKind::word, &[], found).unwrap_or(check.kind);
+    }
+    if let Some(field) = section.get("interval") {
+        check.interval = leaf::duration(field, Span::Positive, found).unwrap_or(check.interval);
+    }
+    if let Some(field) = section.get("timeout") {
+        check.timeout = leaf::duration(field, Span::Positive, found).unwrap_or(check.timeout);
+    }
+    check.rise = in_a_row(&section, "rise", found).unwrap_or(check.rise);
+    check.fall = in_a_row(&section, "fall", found).unwrap_or(check.fall);
+    if let Some(field) = section.get("jitter") {
+        check.jitter = leaf::percent(field, found).unwrap_or(check.jitter);
+    }
+    if let Some(field) = section.get("port") {
+        check.port = leaf::number(field, 1, 65_535, found).and_then(|port| u16::try_from(port).ok());
+    }
+    check_pace(&section, &check, found);
+    Some(check)
+}
+
+fn in_a_row(section: &Section<'_>, key: &'static str, found: &mut Mistakes) -> Option<u32> {
+    let field = section.get(key)?;
+    leaf::number(field, 1, ROW_MAX, found).and_then(|count| u32::try_from(count).ok())
+}
+
+fn check_pace(section: &Section<'_>, check: &HealthCheck, found: &mut Mistakes) {
+    let written = section.get("timeout").or_else(|| section.get("interval"));
+    if let Some(field) = written.filter(|_| check.timeout > check.interval) {
+        let message = "a health check may take longer than the time between two checks";
+        let (timeout, interval) = (check.timeout, check.interval);
+        found.add(
+            Mistake::new(Code::SlowCheck, field.value.span.clone(), message)
+                .label(format!("timeout {timeout:?}, interval {interval:?}"))
+                .help("let `timeout` be no longer than `interval`"),
+        );
+    }
+}

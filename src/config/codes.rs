@@ -1,0 +1,111 @@
+//! The name of each mistake: stable, searchable, explained.
+//!
+//! A code is never renamed and never used again for something else. `E00xx` is about the file
+//! and its syntax, `E01xx` about its meaning; `W0xxx` does not keep Tidegate from starting.
+
+/// Declares the table: the code that users see, and one paragraph that explains it.
+macro_rules! codes {
+    ($($variant:ident = $code:literal, $about:literal;)+) => {
+        /// What kind of mistake it is.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Code { $($variant),+ }
+
+        impl Code {
+            /// The whole table, in order.
+            pub const ALL: &'static [Code] = &[$(Code::$variant),+];
+
+            /// The code that users see, such as `E0107`.
+            pub const fn text(self) -> &'static str {
+                match self { $(Code::$variant => $code),+ }
+            }
+
+            /// One paragraph for who looks the code up.
+            pub const fn about(self) -> &'static str {
+                match self { $(Code::$variant => $about),+ }
+            }
+        }
+    };
+}
+
+codes! {
+    NotFound = "E0001", "The configuration file does not exist. The path comes from the command line, \
+        from TIDEGATE_CONFIG, or is /etc/tidegate/tidegate.toml.";
+    NotPermitted = "E0002", "The configuration file exists, but this user may not read it. The file and each \
+        folder above it must be readable for the user that Tidegate runs as.";
+    NotAFile = "E0003", "The path leads to something that is no regular file, such as a directory, a FIFO or a \
+        device. Tidegate reads its configuration again at each reload, so it must be a file.";
+    TooLarge = "E0004", "The configuration file is larger than 4 MiB. No real configuration comes near; the \
+        limit keeps a wrong path from filling the memory.";
+    NotUtf8 = "E0005", "The configuration file holds bytes that are not UTF-8, which TOML requires. An editor \
+        that saves as Latin-1 or UTF-16 is the usual cause.";
+    Unreadable = "E0006", "The system could not read the configuration file; the message holds its reason.";
+    Empty = "E0007", "The configuration file says nothing. Tidegate needs one listener and one pool at least; \
+        a file that another program is about to write looks like this, too.";
+    Syntax = "E0010", "The text is not TOML. The usual causes: a text value without quotes, a bracket or a quote \
+        that is never closed, a key without a value.";
+    Duplicate = "E0011", "A key or a table is written twice. TOML allows each key once and each `[table]` once, \
+        so that no value silently hides another.";
+    UnknownKey = "E0101", "Tidegate knows no such key in this table. Unknown keys are mistakes, not ignored, \
+        because a misspelt limit or timeout would otherwise never take effect.";
+    WrongType = "E0102", "The value has another type than the key takes, such as a number in quotes or a single \
+        text where a list belongs.";
+    UnknownWord = "E0103", "The key takes one of a few words, and this is none of them.";
+    BadQuantity = "E0104", "A duration is one whole number and one unit in quotes: \"250ms\", \"2s\", \"5m\", \
+        \"1h\", \"7d\". A share is a number and a percent sign in quotes: \"10%\".";
+    OutOfRange = "E0105", "The value is of the right type, but smaller or larger than the key allows.";
+    UnknownPool = "E0106", "A listener names a pool that the file does not define.";
+    NoWeight = "E0107", "Every server of the pool has weight 0, so none may ever get a connection. A server with \
+        weight 0 is passed over; one at least needs a positive weight.";
+    MissingKey = "E0108", "A key that has no default is missing: a listener needs `bind` and `pool`, a pool \
+        needs `servers`, a server needs `address`.";
+    BadAddress = "E0109", "An address is an IP address and a port, such as \"192.0.2.1:80\" or \
+        \"[2001:db8::1]:80\". Host names are not resolved.";
+    BindClash = "E0110", "Two addresses would claim the same port. A wildcard claims its port on every address of \
+        its family: 0.0.0.0 for IPv4, [::] for IPv6. The two wildcards stand side by side, for Tidegate's IPv6 \
+        sockets take IPv6 alone.";
+    EmptyList = "E0111", "The list is empty: a listener needs one address at least, a pool one server.";
+    NotUnique = "E0112", "Two servers of a pool share a name or an address. Names tell servers apart in logs, \
+        metrics and commands; an address twice would get twice its share (use `weight` for that).";
+    BadName = "E0113", "Names of listeners, pools and servers appear as metric labels, in log lines and in \
+        commands: 1 to 64 letters, digits, `_`, `.`, `:` or `-`.";
+    BadPath = "E0114", "The path cannot be used: it is empty, or too long for a unix socket (107 bytes).";
+    NoListener = "E0115", "The file defines no listener, so nobody could connect.";
+    Loop = "E0116", "A listener's pool holds an address of that same listener: each connection would come back \
+        in as a new one until no descriptor is left.";
+    UnusedPool = "W0001", "No listener uses the pool, so it gets no traffic.";
+    NoEffect = "W0002", "The key is understood, but another key keeps it from having any effect.";
+    SlowCheck = "W0003", "A health check may take longer than the time between two checks: failures are then \
+        noticed later than `interval` and `fall` promise.";
+    RelativePath = "W0004", "The path depends on the folder that Tidegate is started in, which is `/` under most \
+        service managers.";
+}
+
+impl Code {
+    pub fn is_warning(self) -> bool {
+        self.text().starts_with('W')
+    }
+
+    /// Something is not there. Not worth saying of a file whose syntax hides a part of it.
+    pub fn is_about_absence(self) -> bool {
+        use Code::{Empty, MissingKey, NoListener, NoWeight, UnknownPool, UnusedPool};
+        matches!(self, Empty | MissingKey | NoListener | NoWeight | UnknownPool | UnusedPool)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_sorted_and_holds_each_code_once() {
+        let codes: Vec<_> = Code::ALL.iter().map(|code| code.text()).collect();
+        assert!(codes.is_sorted_by(|a, b| a < b), "{codes:?}");
+    }
+
+    #[test]
+    fn each_code_is_explained_in_a_paragraph_of_plain_sentences() {
+        for code in Code::ALL {
+            assert!(code.about().ends_with('.') && !code.about().contains("  "), "{}", code.text());
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! What holds where the operator wrote nothing: every default of Tidegate, in one place.
+//!
+//! Values only. They are chosen to be safe for a database connection that idles all night as
+//! well as for HTTP; `conf/tidegate.toml` shows them to operators, and a test holds the two equal.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::plan::{
+    AccessLog, AccessOutput, AccessWhen, Admin, Auto, Balance, CheckKind, HashKey, HealthCheck, Level,
+    Listener, Log, LogFormat, OnNoServer, Pool, Process, Retry, Server, Tcp, WhenFull,
+};
+
+/// Where the configuration is looked for.
+pub const FILE: &str = "/etc/tidegate/tidegate.toml";
+/// Where the admin API listens.
+pub const ADMIN_SOCKET: &str = "/run/tidegate/admin.sock";
+
+/// Both directions silent. Long, because keepalive finds dead peers within minutes.
+pub const IDLE_TIMEOUT: Option<Duration> = Some(Duration::from_secs(3600));
+/// One side has ended: what the other still has to say comes soon or never.
+pub const HALF_CLOSE_TIMEOUT: Option<Duration> = Some(Duration::from_secs(60));
+/// Below the idle limits of common firewalls and NATs, so that it also keeps their entries alive.
+pub const TCP_KEEPALIVE: Option<Duration> = Some(Duration::from_secs(60));
+/// The kernel alone would take about a quarter of an hour to give up on unacknowledged data.
+pub const TCP_USER_TIMEOUT: Option<Duration> = Some(Duration::from_secs(30));
+/// Room for one lost SYN (sent again after a second) and no more.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Forgiving: a slow server fills up and is left alone.
+pub const BALANCE: Balance = Balance::LeastConnections;
+pub const HASH_KEY: HashKey = HashKey::SourceIp;
+/// 100, so that a share can be written as a percentage.
+pub const WEIGHT: u32 = 100;
+/// Waiting in the kernel's queue costs nothing and loses nobody.
+pub const WHEN_FULL: WhenFull = WhenFull::Wait;
+pub const ON_NO_SERVER: OnNoServer = OnNoServer::Refuse;
+
+impl Default for Process {
+    fn default() -> Self {
+        Process {
+            workers: Auto::Auto,
+            pin_workers: false,
+            io: Auto::Auto,
+            max_connections: Auto::Auto,
+            drain_timeout: Duration::from_secs(30),
+            ready_delay: Duration::ZERO,
+        }
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Admin { socket: Some(PathBuf::from(ADMIN_SOCKET)), http: None }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Log { level: Level::Info, format: LogFormat::Text, access: AccessLog::default() }
+    }
+}
+
+impl Default for AccessLog {
+    fn default() -> Self {
+        AccessLog { output: AccessOutput::Stdout, format: LogFormat::Json, when: AccessWhen::Always }
+    }
+}
+
+impl Default for Tcp {
+    fn default() -> Self {
+        Tcp { keepalive: TCP_KEEPALIVE, user_timeout: TCP_USER_TIMEOUT }
+    }
+}
+
+impl Default for Retry {
+    /// Three: the server picked, and two more chances for the client.
+    fn default() -> Self {
+        Retry { attempts: 3 }
+    }
+}
+
+impl Default for HealthCheck {
+    fn default() -> Self {
+        HealthCheck {
+            kind: CheckKind::Tcp,
+            interval: Duration::from_secs(2),
+            timeout: Duration::from_secs(1),
+            rise: 2,
+            fall: 3,
+            // Spreads the checks of many balancers that were started together.
+            jitter: 0.1,
+            port: None,
+        }
+    }
+}
+
+impl Listener {
+    /// A listener with nothing said but what must be.
+    pub fn new(name: impl Into<String>, bind: Vec<SocketAddr>, pool: impl Into<String>) -> Self {
+        Listener {
+            name: name.into(),
+            bind,
+            pool: pool.into(),
+            max_connections: None,
+            when_full: WHEN_FULL,
+            idle_timeout: IDLE_TIMEOUT,
+            half_close_timeout: HALF_CLOSE_TIMEOUT,
+            tcp: Tcp::default(),
+        }
+    }
+}
+
+impl Pool {
+    /// A pool with nothing said but its servers; they are not checked.
+    pub fn new(name: impl Into<String>, servers: Vec<Server>) -> Self {
+        Pool {
+            name: name.into(),
+            balance: BALANCE,
+            hash_key: HASH_KEY,
+            servers,
+            retry: Retry::default(),
+            connect_timeout: CONNECT_TIMEOUT,
+            tcp: Tcp::default(),
+            on_no_server: ON_NO_SERVER,
+            health_check: None,
+        }
+    }
+}
+
+impl From<SocketAddr> for Server {
+    /// A server that is called by its address.
+    fn from(address: SocketAddr) -> Self {
+        Server { name: address.to_string(), address, weight: WEIGHT, max_connections: None }
+    }
+}

@@ -1,0 +1,207 @@
+//! The configuration as meant: every value decided, nothing left that means "default".
+//!
+//! Immutable once made, by `check.rs`. The data plane reads it through the snapshot;
+//! nobody else interprets what the operator wrote.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use crate::core::balance::{HashKey, Kind as Balance};
+use crate::core::outcome::words;
+
+/// Everything the operator asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    pub process: Process,
+    pub admin: Admin,
+    pub log: Log,
+    /// In order of the file; names are unique.
+    pub listeners: Vec<Listener>,
+    /// In order of the file; names are unique.
+    pub pools: Vec<Pool>,
+}
+
+impl Plan {
+    /// The pool of that name. A listener's pool always exists: `check.rs` saw to it.
+    pub fn pool(&self, name: &str) -> Option<&Pool> {
+        self.pools.iter().find(|pool| pool.name == name)
+    }
+}
+
+/// A value that may be left to the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Auto<T> {
+    Auto,
+    Set(T),
+}
+
+/// `[process]`: what holds for the whole daemon. Changing it needs a restart,
+/// except for `max_connections`, `drain_timeout` and `ready_delay`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Process {
+    /// Worker threads; `Auto` is one for each usable core.
+    pub workers: Auto<usize>,
+    /// Bind each worker to a core of its own.
+    pub pin_workers: bool,
+    pub io: Auto<Io>,
+    /// Connections of all listeners together; `Auto` follows from RLIMIT_NOFILE.
+    pub max_connections: Auto<usize>,
+    pub drain_timeout: Duration,
+    pub ready_delay: Duration,
+}
+
+words! {
+    /// How workers wait for sockets.
+    Io { Epoll = "epoll", IoUring = "io-uring" }
+}
+
+/// `[admin]`: the way in for operators.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Admin {
+    /// Unix socket of the API; `None` is off.
+    pub socket: Option<PathBuf>,
+    /// Address of metrics and health; `None` is off.
+    pub http: Option<SocketAddr>,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Log {
+    pub level: Level,
+    pub format: LogFormat,
+    pub access: AccessLog,
+}
+
+words! {
+    /// The least severe message that is written.
+    Level { Error = "error", Warn = "warn", Info = "info", Debug = "debug", Trace = "trace" }
+}
+
+words! {
+    /// How a log line looks.
+    LogFormat { Text = "text", Json = "json" }
+}
+
+/// `[log.access]`: one line for each connection, when it has ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AccessLog {
+    pub output: AccessOutput,
+    pub format: LogFormat,
+    pub when: AccessWhen,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessOutput {
+    Off,
+    Stdout,
+    File(PathBuf),
+}
+
+words! {
+    /// Which connections are worth a line.
+    AccessWhen {
+        Always = "always",
+        /// All but those that ended as `done`.
+        Abnormal = "abnormal",
+    }
+}
+
+/// `[listener.NAME]`: addresses that clients connect to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listener {
+    pub name: String,
+    /// At least one; no two of the plan overlap.
+    pub bind: Vec<SocketAddr>,
+    /// The pool that serves it, by name.
+    pub pool: String,
+    /// Connections at once; `None` is bounded by the process alone.
+    pub max_connections: Option<usize>,
+    pub when_full: WhenFull,
+    /// Both directions silent for this long: the connection is closed. `None` is never.
+    pub idle_timeout: Option<Duration>,
+    /// One side has ended and the other is silent for this long. `None` is never.
+    pub half_close_timeout: Option<Duration>,
+    /// The client's side.
+    pub tcp: Tcp,
+}
+
+words! {
+    /// What happens to a client for whom there is no room.
+    WhenFull {
+        /// It waits in the kernel's queue until a place is free.
+        Wait = "wait",
+        /// It is reset at once.
+        Refuse = "refuse",
+    }
+}
+
+/// How a dead peer is found out, on one side of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tcp {
+    /// Silence before the first keepalive probe; `None` sends none.
+    pub keepalive: Option<Duration>,
+    /// How long sent data may stay unacknowledged; `None` leaves it to the kernel.
+    pub user_timeout: Option<Duration>,
+}
+
+/// `[pool.NAME]`: servers that can stand in for each other.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pool {
+    pub name: String,
+    pub balance: Balance,
+    pub hash_key: HashKey,
+    /// At least one, and at least one with a positive weight; names are unique in the pool.
+    pub servers: Vec<Server>,
+    pub retry: Retry,
+    pub connect_timeout: Duration,
+    /// The server's side.
+    pub tcp: Tcp,
+    pub on_no_server: OnNoServer,
+    /// `None`: the servers are taken to be up.
+    pub health_check: Option<HealthCheck>,
+}
+
+words! {
+    /// What a client gets when its pool has no server.
+    OnNoServer { Refuse = "refuse" }
+}
+
+/// One address that Tidegate connects to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    pub name: String,
+    pub address: SocketAddr,
+    /// Share of the traffic against the other servers, 0 to 1000; 0 gets none.
+    pub weight: u32,
+    /// Connections at once; `None` is no limit.
+    pub max_connections: Option<usize>,
+}
+
+/// `retry`: what happens when a server does not take a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// Servers tried for one client, the first one included; at least 1.
+    pub attempts: u32,
+}
+
+/// `[pool.NAME.health_check]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct HealthCheck {
+    pub kind: CheckKind,
+    pub interval: Duration,
+    pub timeout: Duration,
+    /// Successes in a row that bring a server up; at least 1.
+    pub rise: u32,
+    /// Failures in a row that take it down; at least 1.
+    pub fall: u32,
+    /// Share of the interval by which each check is moved at random, 0.0 to 1.0.
+    pub jitter: f64,
+    /// Another port than the server's.
+    pub port: Option<u16>,
+}
+
+words! {
+    /// What a check does.
+    CheckKind { Tcp = "tcp" }
+}

@@ -1,0 +1,358 @@
+//! A plan as the file that means it: how a command line graduates to a configuration.
+//!
+//! Writes what differs from the defaults, and what a reader looks for first (`bind`, `pool`,
+//! `balance`, `servers`). What it writes reads back as the same plan.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use super::defaults;
+use super::plan::{
+    AccessLog, AccessOutput, Admin, Auto, HealthCheck, Listener, Log, Plan, Pool, Process, Retry, Server, Tcp,
+};
+use super::units::{write_duration, write_percent};
+
+/// The whole plan as TOML.
+pub fn render(plan: &Plan) -> String {
+    let mut out = Out::default();
+    out.text.push_str("# Whatever is not written here has its default; `tidegate check` reads this file.\n");
+    process(&plan.process, &mut out);
+    admin(&plan.admin, &mut out);
+    log(&plan.log, &mut out);
+    plan.listeners.iter().for_each(|it| listener(it, &mut out));
+    plan.pools.iter().for_each(|it| pool(it, &mut out));
+    out.text
+}
+
+/// The text so far. A header is written when its first key is.
+#[derive(Default)]
+struct Out {
+    text: String,
+    pending: Option<String>,
+}
+
+impl Out {
+    fn header(&mut self, header: impl Into<String>) {
+        self.pending = Some(header.into());
+    }
+
+    fn key(&mut self, key: &str, value: impl std::fmt::Display) {
+        if let Some(header) = self.pending.take() {
+            let _ = writeln!(self.text, "\n[{header}]");
+        }
+        let _ = writeln!(self.text, "{key} = {value}");
+    }
+
+    /// Writes the key unless its value is the default.
+    fn unless<T: PartialEq>(&mut self, key: &str, value: &T, default: &T, text: impl FnOnce(&T) -> String) {
+        if value != default {
+            self.key(key, text(value));
+        }
+    }
+}
+
+fn process(process: &Process, out: &mut Out) {
+    let default = Process::default();
+    out.header("process");
+    out.unless("workers", &process.workers, &default.workers, auto);
+    out.unless("pin_workers", &process.pin_workers, &default.pin_workers, bool::to_string);
+    out.unless("io", &process.io, &default.io, |io| match io {
+        Auto::Auto => text("auto"),
+        Auto::Set(io) => text(io.word()),
+    });
+    out.unless("max_connections", &process.max_connections, &default.max_connections, auto);
+    out.unless("drain_timeout", &process.drain_timeout, &default.drain_timeout, length);
+    out.unless("ready_delay", &process.ready_delay, &default.ready_delay, length);
+}
+
+fn admin(admin: &Admin, out: &mut Out) {
+    let default = Admin::default();
+    out.header("admin");
+    out.unless("socket", &admin.socket, &default.socket, |socket| match socket {
+        Some(path) => text(&path.to_string_lossy()),
+        None => text("off"),
+    });
+    out.unless("http", &admin.http, &default.http, |http| match http {
+        Some(address) => text(&address.to_string()),
+        None => text("off"),
+    });
+}
+
+fn log(log: &Log, out: &mut Out) {
+    let default = Log::default();
+    out.header("log");
+    out.unless("level", &log.level, &default.level, |level| text(level.word()));
+    out.unless("format", &log.format, &default.format, |format| text(format.word()));
+    let (access, default) = (&log.access, AccessLog::default());
+    out.header("log.access");
+    out.unless("output", &access.output, &default.output, |output| match output {
+        AccessOutput::Off => text("off"),
+        AccessOutput::Stdout => text("stdout"),
+        AccessOutput::File(path) => text(&path.to_string_lossy()),
+    });
+    out.unless("format", &access.format, &default.format, |format| text(format.word()));
+    out.unless("when", &access.when, &default.when, |when| text(when.word()));
+}
+
+fn listener(listener: &Listener, out: &mut Out) {
+    out.header(format!("listener.{}", bare(&listener.name)));
+    let bind: Vec<_> = listener.bind.iter().map(|address| text(&address.to_string())).collect();
+    out.key("bind", format_args!("[{}]", bind.join(", ")));
+    out.key("pool", text(&listener.pool));
+    if let Some(limit) = listener.max_connections {
+        out.key("max_connections", limit);
+    }
+    out.unless("when_full", &listener.when_full, &defaults::WHEN_FULL, |when| text(when.word()));
+    out.unless("idle_timeout", &listener.idle_timeout, &defaults::IDLE_TIMEOUT, length_or_off);
+    out.unless(
+        "half_close_timeout",
+        &listener.half_close_timeout,
+        &defaults::HALF_CLOSE_TIMEOUT,
+        length_or_off,
+    );
+    tcp(&listener.tcp, out);
+}
+
+fn pool(pool: &Pool, out: &mut Out) {
+    let name = bare(&pool.name);
+    out.header(format!("pool.{name}"));
+    out.key("balance", text(pool.balance.word()));
+    out.unless("hash_key", &pool.hash_key, &defaults::HASH_KEY, |key| text(key.word()));
+    out.key("servers", "[");
+    for it in &pool.servers {
+        let _ = writeln!(out.text, "  {},", server(it));
+    }
+    out.text.push_str("]\n");
+    out.unless("retry", &pool.retry, &Retry::default(), |retry| {
+        format!("{{ attempts = {} }}", retry.attempts)
+    });
+    out.unless("connect_timeout", &pool.connect_timeout, &defaults::CONNECT_TIMEOUT, length);
+    tcp(&pool.tcp, out);
+    out.unless("on_no_server", &pool.on_no_server, &defaults::ON_NO_SERVER, |word| text(word.word()));
+    match &pool.health_check {
+        Some(check) => health_check(&name, check, out),
+        None => out.text.push_str("# Without a table health_check, every server is taken to be up.\n"),
+    }
+}
+
+/// The address alone, or a table where there is more to say.
+fn server(server: &Server) -> String {
+    let address = text(&server.address.to_string());
+    let mut more = String::new();
+    if server.weight != defaults::WEIGHT {
+        let _ = write!(more, ", weight = {}", server.weight);
+    }
+    if let Some(limit) = server.max_connections {
+        let _ = write!(more, ", max_connections = {limit}");
+    }
+    let is_called_by_address = server.name == server.address.to_string();
+    match (is_called_by_address, more.is_empty()) {
+        (true, true) => address,
+        (true, false) => format!("{{ address = {address}{more} }}"),
+        (false, _) => format!("{{ name = {}, address = {address}{more} }}", text(&server.name)),
+    }
+}
+
+fn health_check(pool: &str, check: &HealthCheck, out: &mut Out) {
+    let default = HealthCheck::default();
+    out.header(format!("pool.{pool}.health_check"));
+    out.key("type", text(check.kind.word()));
+    out.unless("interval", &check.interval, &default.interval, length);
+    out.unless("timeout", &check.timeout, &default.timeout, length);
+    out.unless("rise", &check.rise, &default.rise, u32::to_string);
+    out.unless("fall", &check.fall, &default.fall, u32::to_string);
+    out.unless("jitter", &check.jitter, &default.jitter, |share| text(&write_percent(*share)));
+    if let Some(port) = check.port {
+        out.key("port", port);
+    }
+}
+
+fn tcp(tcp: &Tcp, out: &mut Out) {
+    let default = Tcp::default();
+    out.unless("tcp_keepalive", &tcp.keepalive, &default.keepalive, length_or_off);
+    out.unless("tcp_user_timeout", &tcp.user_timeout, &default.user_timeout, length_or_off);
+}
+
+fn auto(value: &Auto<usize>) -> String {
+    match value {
+        Auto::Auto => text("auto"),
+        Auto::Set(count) => count.to_string(),
+    }
+}
+
+fn length(duration: &Duration) -> String {
+    text(&write_duration(*duration))
+}
+
+fn length_or_off(duration: &Option<Duration>) -> String {
+    duration.as_ref().map_or_else(|| text("off"), length)
+}
+
+/// In quotes, with what needs escaping escaped.
+fn text(text: &str) -> String {
+    toml::Value::from(text).to_string()
+}
+
+/// A key of a header, in quotes only where it needs them.
+fn bare(key: &str) -> String {
+    let is_bare = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+    if !key.is_empty() && key.bytes().all(is_bare) { key.to_owned() } else { text(key) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::parse;
+    use crate::config::plan::{AccessWhen, Balance, HashKey, Io, Level, LogFormat, WhenFull};
+
+    fn word<T: Copy + std::fmt::Debug>(all: &'static [T]) -> impl Strategy<Value = T> {
+        prop::sample::select(all)
+    }
+
+    fn duration(least_ms: u64) -> impl Strategy<Value = Duration> {
+        (prop::sample::select(vec![1, 1000, 60_000]), 1..5000u64)
+            .prop_map(move |(unit, count)| Duration::from_millis((unit * count).max(least_ms)))
+    }
+
+    fn path() -> impl Strategy<Value = PathBuf> {
+        "/[a-z \"'\\\\é#]{1,20}".prop_map(PathBuf::from)
+    }
+
+    fn tcp() -> impl Strategy<Value = Tcp> {
+        (prop::option::of(1..30_000u64), prop::option::of(duration(1))).prop_map(
+            |(keepalive, user_timeout)| Tcp { keepalive: keepalive.map(Duration::from_secs), user_timeout },
+        )
+    }
+
+    fn process() -> impl Strategy<Value = Process> {
+        let auto = |most: usize| prop_oneof![Just(Auto::Auto), (1..most).prop_map(Auto::Set)];
+        let io = prop_oneof![Just(Auto::Auto), word(Io::ALL).prop_map(Auto::Set)];
+        (auto(64), any::<bool>(), io, duration(0), duration(0)).prop_map(
+            |(workers, pin_workers, io, drain_timeout, ready_delay)| Process {
+                workers,
+                pin_workers,
+                io,
+                max_connections: Auto::Auto,
+                drain_timeout,
+                ready_delay,
+            },
+        )
+    }
+
+    fn log() -> impl Strategy<Value = Log> {
+        let output = prop_oneof![
+            Just(AccessOutput::Off),
+            Just(AccessOutput::Stdout),
+            path().prop_map(AccessOutput::File)
+        ];
+        (word(Level::ALL), word(LogFormat::ALL), output, word(AccessWhen::ALL)).prop_map(
+            |(level, format, output, when)| Log { level, format, access: AccessLog { output, format, when } },
+        )
+    }
+
+    /// The listener of that number, for the pool of the same number; the number keeps ports apart.
+    fn listener(number: u16) -> impl Strategy<Value = Listener> {
+        let times = (prop::option::of(duration(1)), prop::option::of(duration(1)));
+        (times, prop::option::of(1..100_000usize), word(WhenFull::ALL), tcp()).prop_map(
+            move |((idle_timeout, half_close_timeout), max_connections, when_full, tcp)| {
+                let bind = vec![
+                    format!("0.0.0.0:{}", 1000 + number).parse().unwrap(),
+                    format!("[::]:{}", 1000 + number).parse().unwrap(),
+                ];
+                let plain = Listener::new(format!("a.b:{number}"), bind, format!("p-{number}"));
+                Listener { idle_timeout, half_close_timeout, max_connections, when_full, tcp, ..plain }
+            },
+        )
+    }
+
+    fn server(number: u16) -> impl Strategy<Value = Server> {
+        (any::<bool>(), 0..1001u32, prop::option::of(1..1000usize)).prop_map(
+            move |(is_named, weight, max_connections)| {
+                let address: std::net::SocketAddr = format!("[2001:db8::{number:x}]:80").parse().unwrap();
+                let name = if is_named { format!("s{number}") } else { address.to_string() };
+                Server { name, address, weight: if number == 0 { 1 } else { weight }, max_connections }
+            },
+        )
+    }
+
+    fn health_check() -> impl Strategy<Value = HealthCheck> {
+        (duration(1), duration(1), 1..9u32, 1..9u32, 0..1001u32, prop::option::of(1..u16::MAX)).prop_map(
+            |(interval, timeout, rise, fall, jitter, port)| HealthCheck {
+                interval,
+                timeout,
+                rise,
+                fall,
+                jitter: f64::from(jitter) / 10.0 / 100.0,
+                port,
+                ..HealthCheck::default()
+            },
+        )
+    }
+
+    fn pool(number: u16) -> impl Strategy<Value = Pool> {
+        let servers = (0..3u16).map(server).collect::<Vec<_>>();
+        let words = (word(Balance::ALL), word(HashKey::ALL));
+        (servers, words, 1..100u32, duration(1), tcp(), prop::option::of(health_check())).prop_map(
+            move |(servers, (balance, hash_key), attempts, connect_timeout, tcp, health_check)| Pool {
+                balance,
+                hash_key,
+                retry: Retry { attempts },
+                connect_timeout,
+                tcp,
+                health_check,
+                ..Pool::new(format!("p-{number}"), servers)
+            },
+        )
+    }
+
+    fn plan() -> impl Strategy<Value = Plan> {
+        let listeners = (0..2u16).map(listener).collect::<Vec<_>>();
+        let pools = (0..2u16).map(pool).collect::<Vec<_>>();
+        let http = prop::option::of((9000..9100u16).prop_map(|port| ([127, 0, 0, 1], port).into()));
+        let admin = (prop::option::of(path()), http).prop_map(|(socket, http)| Admin { socket, http });
+        (process(), admin, log(), listeners, pools).prop_map(|(process, admin, log, listeners, pools)| Plan {
+            process,
+            admin,
+            log,
+            listeners,
+            pools,
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_plan_reads_back_as_it_was(plan in plan()) {
+            let text = render(&plan);
+            match parse("t.toml", &text) {
+                Ok(loaded) => prop_assert_eq!(loaded.plan, plan),
+                Err(mistakes) => {
+                    let printed = mistakes.render(crate::config::Format::Human, crate::config::Colour::Plain);
+                    prop_assert!(false, "{}\n{}", printed, text);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_has_its_default_is_left_out() {
+        let servers = vec![Server::from(std::net::SocketAddr::from(([192, 0, 2, 1], 80)))];
+        let plan = Plan {
+            process: Process::default(),
+            admin: Admin::default(),
+            log: Log::default(),
+            listeners: vec![Listener::new("web", vec![([127, 0, 0, 1], 80).into()], "web")],
+            pools: vec![Pool::new("web", servers)],
+        };
+        assert_eq!(
+            render(&plan),
+            "# Whatever is not written here has its default; `tidegate check` reads this file.\n\n\
+             [listener.web]\nbind = [\"127.0.0.1:80\"]\npool = \"web\"\n\n\
+             [pool.web]\nbalance = \"least-connections\"\nservers = [\n  \"192.0.2.1:80\",\n]\n\
+             # Without a table health_check, every server is taken to be up.\n"
+        );
+    }
+}

@@ -1,0 +1,201 @@
+//! Quantities as operators write them: `"250ms"`, `"2s"`, `"10%"`.
+//!
+//! Pure, and exact in both directions: what [`write_duration`] and [`write_percent`] print
+//! reads back as the same value. A text that does not fit says why, and how to write it.
+
+use std::time::Duration;
+
+/// The units of time, largest first, with their length in milliseconds.
+const UNITS: [(&str, u64); 5] =
+    [("d", 24 * 60 * 60 * 1000), ("h", 60 * 60 * 1000), ("m", 60 * 1000), ("s", 1000), ("ms", 1)];
+
+/// A year: longer than any connection, and far from the overflow of every clock and kernel interface.
+pub const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// Why a text is no quantity, for the caret; and what to write instead, where that can be known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfit {
+    pub why: String,
+    pub instead: Option<String>,
+}
+
+impl Unfit {
+    fn new(why: impl Into<String>, instead: Option<String>) -> Self {
+        Unfit { why: why.into(), instead }
+    }
+}
+
+/// One whole number and one unit: `ms`, `s`, `m`, `h` or `d`. No sign, fraction, space or sum.
+pub fn duration(text: &str) -> Result<Duration, Unfit> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    if digits == 0 {
+        return Err(Unfit::new("a duration begins with a number", None));
+    }
+    let Some(number) = number.parse::<u64>().ok().filter(|&number| number <= milliseconds(DURATION_MAX))
+    else {
+        return Err(Unfit::new("longer than a year", Some("365d".to_owned())));
+    };
+    let Some((_, length)) = UNITS.iter().find(|(name, _)| *name == unit) else {
+        return Err(unknown_unit(text, number, unit));
+    };
+    match number.checked_mul(*length).map(Duration::from_millis) {
+        Some(duration) if duration <= DURATION_MAX => Ok(duration),
+        _ => Err(Unfit::new("longer than a year", Some("365d".to_owned()))),
+    }
+}
+
+/// A whole number without a unit. Thousands are read as milliseconds, the habit of other balancers.
+pub fn with_unit(number: u64) -> String {
+    if number >= 1000 { format!("{number}ms") } else { format!("{number}s") }
+}
+
+/// The exact text of a duration, in the largest unit that fits. Below a millisecond is lost.
+pub fn write_duration(duration: Duration) -> String {
+    let length = milliseconds(duration);
+    let fits = |unit: &&(&str, u64)| length > 0 && length.is_multiple_of(unit.1);
+    match UNITS.iter().find(fits) {
+        Some((name, unit)) => format!("{}{name}", length / unit),
+        None => "0s".to_owned(),
+    }
+}
+
+/// A share: `"10%"` is 0.1. From 0 % to 100 %, with a fraction if need be.
+pub fn percent(text: &str) -> Result<f64, Unfit> {
+    let (number, has_sign) = match text.strip_suffix('%') {
+        Some(number) => (number, true),
+        None => (text, false),
+    };
+    let is_plain = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let Some(number) = number.parse::<f64>().ok().filter(|_| is_plain) else {
+        return Err(Unfit::new("a share is a number and `%`", None));
+    };
+    match (has_sign, number) {
+        (true, 0.0..=100.0) => Ok(number / 100.0),
+        (true, _) => Err(Unfit::new("more than 100%", Some("100%".to_owned()))),
+        (false, 0.0..=100.0) => Err(Unfit::new("the `%` is missing", Some(format!("{number}%")))),
+        (false, _) => Err(Unfit::new("a share is a number and `%`", None)),
+    }
+}
+
+/// The shortest text that reads back as this share.
+pub fn write_percent(share: f64) -> String {
+    // 17 digits tell every f64 from its neighbours, so the search ends.
+    let reads_back = |text: &String| percent(text).is_ok_and(|read| read.to_bits() == share.to_bits());
+    let mut shortest = (0..=17).map(|decimals| format!("{:.decimals$}%", share * 100.0));
+    shortest.find(reads_back).unwrap_or_else(|| format!("{}%", share * 100.0))
+}
+
+fn unknown_unit(text: &str, number: u64, unit: &str) -> Unfit {
+    let whole = |unit: &str| Some(format!("{number}{unit}"));
+    match unit.trim().to_ascii_lowercase().as_str() {
+        "" => Unfit::new("the unit is missing", Some(with_unit(number))),
+        "msec" | "msecs" | "milliseconds" | "ms" => Unfit::new("milliseconds are written `ms`", whole("ms")),
+        "sec" | "secs" | "second" | "seconds" | "s" => Unfit::new("seconds are written `s`", whole("s")),
+        "min" | "mins" | "minute" | "minutes" | "m" => Unfit::new("minutes are written `m`", whole("m")),
+        "hour" | "hours" | "hr" | "h" => Unfit::new("hours are written `h`", whole("h")),
+        "day" | "days" | "d" => Unfit::new("days are written `d`", whole("d")),
+        "us" | "µs" | "ns" => Unfit::new("finer than a millisecond", Some("1ms".to_owned())),
+        _ => Unfit::new("a duration is one whole number and one unit", fraction(text).or_else(|| sum(text))),
+    }
+}
+
+/// `1.5s` as whole milliseconds.
+fn fraction(text: &str) -> Option<String> {
+    let digits = text.bytes().take_while(|byte| byte.is_ascii_digit() || *byte == b'.').count();
+    let (number, unit) = text.split_at(digits);
+    let (_, length) = UNITS.iter().find(|(name, _)| *name == unit)?;
+    let length = number.parse::<f64>().ok()? * (*length as f64);
+    (length.fract() == 0.0 && length <= milliseconds(DURATION_MAX) as f64)
+        .then(|| write_duration(Duration::from_millis(length as u64)))
+}
+
+/// `1h30m` as one number of the smaller unit.
+fn sum(text: &str) -> Option<String> {
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    while !rest.is_empty() {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let letters = rest[digits..].bytes().take_while(u8::is_ascii_alphabetic).count();
+        if digits == 0 || letters == 0 {
+            return None;
+        }
+        let (number, unit) = (&rest[..digits], &rest[digits..digits + letters]);
+        let (_, length) = UNITS.iter().find(|(name, _)| *name == unit)?;
+        let part = number.parse::<u64>().ok()?.checked_mul(*length)?;
+        total = total.checked_add(Duration::from_millis(part))?;
+        rest = &rest[digits + letters..];
+    }
+    (total <= DURATION_MAX).then(|| write_duration(total))
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_unit_has_its_length() {
+        for (text, seconds) in [("0s", 0), ("7s", 7), ("3m", 180), ("2h", 7200), ("1d", 86_400)] {
+            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("365d"), Ok(DURATION_MAX));
+    }
+
+    #[test]
+    fn what_does_not_fit_says_what_to_write() {
+        let instead = |text: &str| duration(text).unwrap_err().instead;
+        for (text, better) in [
+            ("2", "2s"),
+            ("5000", "5000ms"),
+            ("2 s", "2s"),
+            ("2min", "2m"),
+            ("1.5s", "1500ms"),
+            ("1h30m", "90m"),
+            ("366d", "365d"),
+            ("99999999999999999999s", "365d"),
+        ] {
+            assert_eq!(instead(text).as_deref(), Some(better), "{text}");
+        }
+        for hopeless in [
+            "",
+            "s",
+            "-1s",
+            "soon",
+            "1.0000001s",
+            "1h-3m",
+            "2٣s",
+            "30sfuse",
+            "1h2weeks",
+            "9999999999d9999999999d",
+        ] {
+            assert_eq!(instead(hopeless), None, "{hopeless}");
+        }
+    }
+
+    #[test]
+    fn a_duration_reads_back_as_it_was() {
+        for milliseconds in [0, 1, 999, 1000, 1500, 60_000, 90_000, 3_600_000, 86_400_000, 86_400_001] {
+            let length = Duration::from_millis(milliseconds);
+            assert_eq!(duration(&write_duration(length)), Ok(length));
+        }
+        assert_eq!(write_duration(Duration::from_secs(3600)), "1h");
+    }
+
+    #[test]
+    fn a_share_is_between_nothing_and_all() {
+        assert_eq!(percent("10%"), Ok(0.1));
+        assert_eq!(percent("0%"), Ok(0.0));
+        assert_eq!(percent("2.5%"), Ok(0.025));
+        for wrong in ["101%", "-1%", "10", "%", "", "nan%", "inf%", "1e1%", "0.1"] {
+            assert!(percent(wrong).is_err(), "{wrong}");
+        }
+        for share in ["0%", "7%", "10%", "12.5%", "33.3%", "100%"] {
+            assert_eq!(write_percent(percent(share).unwrap()), share);
+        }
+    }
+}
