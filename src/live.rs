@@ -1,0 +1,128 @@
+//! What is alive behind a plan: counts and health that outlive every reload.
+//!
+//! Each value is an `Arc` kept by name in `control/publisher.rs` and carried from snapshot
+//! to snapshot. Nothing here decides anything; what is counted is given back by `Drop`.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use crate::core::limit::Places;
+use crate::telemetry::counters::PerWorker;
+use crate::telemetry::stats::{ListenerStats, ServerStats};
+
+/// A limit that can be waited for.
+#[derive(Debug)]
+pub struct Room {
+    places: Places,
+    /// Set while `waiting` holds anybody, so that giving back a place costs no lock otherwise.
+    is_awaited: AtomicBool,
+    /// One entry for each waiting accept loop: listeners x workers at the most.
+    waiting: Mutex<Vec<Waker>>,
+}
+
+impl Room {
+    pub fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Room {
+            places: Places::new(limit),
+            is_awaited: AtomicBool::new(false),
+            waiting: Mutex::default(),
+        })
+    }
+
+    /// A place, if there is one.
+    pub fn take(self: &Arc<Self>) -> Option<Permit> {
+        self.places.take().map(|_| Permit(Arc::clone(self)))
+    }
+
+    /// A place, as soon as there is one. For use under `std::future::poll_fn`.
+    pub fn poll_take(self: &Arc<Self>, cx: &mut Context<'_>) -> Poll<Permit> {
+        if let Some(permit) = self.take() {
+            return Poll::Ready(permit);
+        }
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            waiting.push(cx.waker().clone());
+        }
+        self.is_awaited.store(true, Ordering::SeqCst);
+        drop(waiting);
+        // A place given back between the first look and the flag woke nobody: look again. The fence
+        // pairs with the SeqCst of `give_back`: either we see the place, or it sees the flag.
+        fence(Ordering::SeqCst);
+        match self.take() {
+            Some(permit) => Poll::Ready(permit),
+            None => Poll::Pending,
+        }
+    }
+
+    /// A new limit; whoever waits looks again.
+    pub fn set_limit(&self, limit: usize) {
+        self.places.set_limit(limit);
+        self.wake_waiting();
+    }
+
+    pub fn taken(&self) -> usize {
+        self.places.taken()
+    }
+
+    pub fn limit(&self) -> usize {
+        self.places.limit()
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.places.is_full()
+    }
+
+    fn wake_waiting(&self) {
+        if self.is_awaited.swap(false, Ordering::SeqCst) {
+            let woken = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+            woken.into_iter().for_each(Waker::wake);
+        }
+    }
+}
+
+/// One place in a [`Room`]. Dropping it frees the place.
+#[derive(Debug)]
+pub struct Permit(Arc<Room>);
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.places.give_back();
+        self.0.wake_waiting();
+    }
+}
+
+/// A listener's counts.
+#[derive(Debug)]
+pub struct ListenerLive {
+    pub name: String,
+    pub room: Arc<Room>,
+    pub stats: PerWorker<ListenerStats>,
+}
+
+/// A pool's counts.
+#[derive(Debug, Default)]
+pub struct PoolLive {
+    /// Grows by one with each connection, over all workers: the place in the round.
+    turn: AtomicU64,
+}
+
+impl PoolLive {
+    pub fn next_turn(&self) -> u64 {
+        self.turn.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// A server's counts. Its open connections are the places taken in `room`.
+///
+/// It knows who it is, because an open connection keeps this alone and not the snapshot that it
+/// was chosen from: a thousand old snapshots must not live on for one idle connection each.
+#[derive(Debug)]
+pub struct ServerLive {
+    pub pool: String,
+    pub name: String,
+    pub address: SocketAddr,
+    pub room: Arc<Room>,
+    pub stats: PerWorker<ServerStats>,
+}

@@ -1,0 +1,50 @@
+//! What control gives the workers: one immutable value of plan and live servers.
+//!
+//! Made by `control/publisher.rs` alone and swapped whole, so a connection sees one
+//! consistent world from accept to close, whatever is reloaded meanwhile.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::config::plan;
+use crate::core::balance::Chooser;
+use crate::core::health;
+use crate::live::{ListenerLive, PoolLive, Room, ServerLive};
+use crate::telemetry::stats::Flow;
+
+/// The world at one moment.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Grows by one with each reload that was applied; starts at 1.
+    pub generation: u64,
+    /// The room of the whole process, over all listeners.
+    pub process_room: Arc<Room>,
+    pub listeners: BTreeMap<String, Arc<Listener>>,
+    /// Every pool, also one that no listener names.
+    pub pools: BTreeMap<String, Arc<Pool>>,
+}
+
+#[derive(Debug)]
+pub struct Listener {
+    pub plan: plan::Listener,
+    pub live: Arc<ListenerLive>,
+    pub pool: Arc<Pool>,
+    /// Where the ends of this listener's connections to `pool` are counted.
+    pub flow: Arc<Flow>,
+}
+
+#[derive(Debug)]
+pub struct Pool {
+    pub plan: plan::Pool,
+    pub live: Arc<PoolLive>,
+    /// In the order of `plan.servers`; a [`Chooser`]'s numbers are places in it.
+    pub servers: Vec<Server>,
+    pub chooser: Chooser,
+}
+
+#[derive(Debug)]
+pub struct Server {
+    pub plan: plan::Server,
+    pub live: Arc<ServerLive>,
+    pub state: health::State,
+}
