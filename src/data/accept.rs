@@ -1,0 +1,189 @@
+//! Takes clients, one after the other, while there is room for them.
+//!
+//! Where a listener lets clients wait, room is found first and the client is taken then: until
+//! that moment it stands in the kernel's queue, which costs us nothing and loses nobody.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::listen::liveness;
+use super::serve::serve;
+use super::signal::Signal;
+use super::visit::{Arrival, Visit};
+use super::worker::Worker;
+use crate::config::plan::WhenFull;
+use crate::live::Permit;
+use crate::net::{self, Sock, either};
+use crate::snapshot::Listener;
+
+/// After a failed accept(2), the first pause and the longest. Descriptors and memory come back
+/// when others give them back, which no event tells: asking on would only burn the core.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
+/// How long clients whose handshake is under way get to arrive before a listener is closed.
+const LAST_ARRIVALS: Duration = Duration::from_millis(20);
+
+/// Failed accepts that are borne while the last clients are taken: half a second's worth.
+const LAST_FAILURES_MAX: u32 = 50;
+
+/// A client that has been taken from the kernel.
+pub(super) struct Client {
+    pub(super) sock: Sock,
+    /// Taken beforehand, where clients wait for room.
+    pub(super) places: Option<Places>,
+}
+
+/// A connection's places under the limits of its listener and of the process.
+pub(super) struct Places {
+    _listener: Permit,
+    _process: Permit,
+}
+
+/// Which limit is reached.
+pub(super) enum Full {
+    Listener(usize),
+    Process(usize),
+}
+
+impl fmt::Display for Full {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Full::Listener(limit) => write!(f, "the listener is at its max_connections ({limit})"),
+            Full::Process(limit) => write!(f, "the process is at its max_connections ({limit})"),
+        }
+    }
+}
+
+impl Places {
+    pub(super) fn take(listener: &Listener, worker: &Worker) -> Result<Self, Full> {
+        let (room, process) = (&listener.live.room, &worker.process_room);
+        let listener = room.take().ok_or_else(|| Full::Listener(room.limit()))?;
+        let process = process.take().ok_or_else(|| Full::Process(process.limit()))?;
+        Ok(Places { _listener: listener, _process: process })
+    }
+
+    async fn wait(listener: &Listener, worker: &Worker) -> Self {
+        let listener = poll_fn(|cx| listener.live.room.poll_take(cx)).await;
+        let process = poll_fn(|cx| worker.process_room.poll_take(cx)).await;
+        Places { _listener: listener, _process: process }
+    }
+}
+
+/// One listening socket of one worker.
+pub(super) struct Door {
+    worker: Rc<Worker>,
+    socket: net::Listener,
+    name: String,
+    at: SocketAddr,
+}
+
+impl Door {
+    pub(super) fn new(worker: Rc<Worker>, socket: net::Listener, name: String) -> Self {
+        let at = socket.local_address().expect("a bound socket has an address");
+        Door { worker, socket, name, at }
+    }
+
+    /// Takes clients until it is told to close, and then those who are queued.
+    pub(super) async fn keep(self, closing: Rc<Signal<()>>) {
+        either(pin!(closing.raised()), pin!(self.take_clients())).await;
+        self.take_last_clients().await;
+    }
+
+    async fn take_clients(&self) {
+        let mut pause = PAUSES.0;
+        let mut tcp = None;
+        loop {
+            self.socket.ready().await;
+            let Some(world) = self.worker.listener(&self.name) else { return };
+            if tcp != Some(world.plan.tcp) {
+                // Clients that are queued already keep what they inherited; so be it.
+                let _ = self.socket.set_liveness(liveness(world.plan.tcp));
+                tcp = Some(world.plan.tcp);
+            }
+            match self.take_one(world).await {
+                Ok(_) => pause = PAUSES.0,
+                Err(_) => {
+                    self.worker.net.sleep(pause).await;
+                    pause = (pause * 2).min(PAUSES.1);
+                }
+            }
+        }
+    }
+
+    /// Closes the door without losing whoever stands before it already.
+    async fn take_last_clients(&self) {
+        let is_filtered = self.socket.drop_new_attempts().is_ok();
+        self.take_queued().await;
+        if is_filtered {
+            self.worker.net.sleep(LAST_ARRIVALS).await;
+            self.take_queued().await;
+        }
+    }
+
+    async fn take_queued(&self) {
+        let mut failures = 0;
+        while let Some(world) = self.worker.listener(&self.name) {
+            match self.take_one(world).await {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(_) if failures == LAST_FAILURES_MAX => return,
+                Err(_) => {
+                    failures += 1;
+                    self.worker.net.sleep(PAUSES.0).await;
+                }
+            }
+        }
+    }
+
+    /// Takes one client and has it served; `false` when nobody waits.
+    async fn take_one(&self, mut world: Arc<Listener>) -> std::io::Result<bool> {
+        let places = match world.plan.when_full {
+            WhenFull::Wait => match Places::take(&world, &self.worker) {
+                Ok(places) => Some(places),
+                Err(_) => {
+                    let places = Places::wait(&world, &self.worker).await;
+                    world = self.worker.listener(&self.name).unwrap_or(world); // there may have been a reload
+                    Some(places)
+                }
+            },
+            WhenFull::Refuse => None,
+        };
+        let stats = world.live.stats.of(self.worker.index);
+        match self.socket.accept() {
+            Ok(Some((sock, peer))) => {
+                stats.accepted.add(1);
+                self.welcome(Client { sock, places }, peer, world);
+                Ok(true)
+            }
+            Ok(None) => Ok(false),
+            Err(error) => {
+                stats.accept_failures.add(1);
+                Err(error)
+            }
+        }
+    }
+
+    fn welcome(&self, client: Client, peer: SocketAddr, world: Arc<Listener>) {
+        let worker = &self.worker;
+        let local = if self.at.ip().is_unspecified() {
+            client.sock.local_address().unwrap_or(self.at)
+        } else {
+            self.at
+        };
+        let arrival = Arrival {
+            conn_id: worker.next_conn_id(),
+            accepted: worker.net.now(),
+            generation: worker.generation(),
+            client: peer,
+            local,
+        };
+        let visit = Visit::begin(arrival, Arc::clone(&world.live), Arc::clone(&world.flow));
+        worker.enter(&visit);
+        worker.net.spawn(serve(client, visit, world, Rc::clone(worker)));
+    }
+}

@@ -1,0 +1,73 @@
+//! The outcome becomes one record: counted, logged, released. Nothing else in `data/` reports.
+
+use super::visit::{Cut, Visit};
+use super::worker::Worker;
+use crate::core::outcome::{By, Close, How, Phase, Reason};
+use crate::telemetry::record::{Attempt, Chosen, Path, Record, Routed, Times};
+
+/// How a connection that was ended from outside is told.
+pub(super) fn cut_off(cut: Cut, visit: &Visit) -> Close {
+    let what = match visit.connected_after.get() {
+        Some(_) => "still open",
+        None => "still without a server",
+    };
+    let (by, detail) = match cut {
+        Cut::DrainDeadline => (By::Proxy, format!("{what} when drain_timeout had passed")),
+        Cut::Stop => (By::Admin, format!("{what} when the daemon was told to stop at once")),
+    };
+    let detail = detail.into();
+    Close { by, phase: Phase::Drain, how: How::Policy, reason: Reason::DrainDeadline, errno: None, detail }
+}
+
+/// Counts a connection that has ended, and logs it where that is asked for.
+pub(super) fn close(visit: &Visit, close: Close, worker: &Worker) {
+    let total = worker.net.now().saturating_duration_since(visit.accepted);
+    visit.count_bytes(worker.index);
+    visit.flow.count(worker.index, &close);
+    let stats = visit.listener.stats.of(worker.index);
+    stats.duration.observe(total);
+    if close.phase == Phase::Accept {
+        stats.rejected.add(close.reason);
+    }
+    if worker.access_log.wants(&close) {
+        worker.access_log.offer(record(visit, close, worker, total));
+    }
+    worker.leave(visit);
+}
+
+fn record(visit: &Visit, close: Close, worker: &Worker, total: std::time::Duration) -> Record {
+    let attempts = visit.attempts.borrow();
+    let server = attempts.last().map(|last| Chosen {
+        name: last.server.name.clone(),
+        address: last.server.address,
+        why: last.why,
+    });
+    let tally = &visit.tally;
+    let since_accept = |at: std::time::Instant| at.saturating_duration_since(visit.accepted);
+    Record {
+        ts: visit.ts,
+        conn_id: visit.conn_id,
+        listener: visit.listener.name.clone(),
+        worker: worker.index,
+        generation: visit.generation,
+        client: visit.client,
+        local: visit.local,
+        route: (close.phase != Phase::Accept).then(|| Routed { pool: visit.flow.pool.clone(), server }),
+        attempts: attempts
+            .iter()
+            .map(|one| Attempt { server: one.server.name.clone(), took: one.took, error: one.error })
+            .collect(),
+        times: Times {
+            connect: visit.connected_after.get(),
+            first_byte: tally.first_byte.get().map(since_accept),
+            total,
+        },
+        bytes_in: tally.to_server.get(),
+        bytes_out: tally.to_client.get(),
+        path: visit.connected_after.get().map(|_| match tally.has_spliced.get() {
+            true => Path::Splice,
+            false => Path::Copy,
+        }),
+        close,
+    }
+}

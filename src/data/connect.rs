@@ -1,0 +1,259 @@
+//! Servers in order of preference, until one takes the connection.
+//!
+//! A server that refuses or does not answer in time is not asked again for this client; the
+//! next choice is, within `retry.attempts`, and the client does not notice. A client that
+//! resets meanwhile ends the search; one that only ended its direction may still want an answer.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::libc;
+
+use super::accept::Places;
+use super::admit::Admitted;
+use super::visit::{Attempt, Visit};
+use super::worker::Worker;
+use crate::config::plan;
+use crate::core::balance::{self, Ask, Choice, Field};
+use crate::core::outcome::{By, Close, How, Phase, Reason};
+use crate::live::Permit;
+use crate::net::{Either, Sock, either};
+use crate::snapshot::{Pool, Server};
+
+/// Most dials are over sooner, and then nobody had to be watched.
+const WATCH_CLIENT_AFTER: Duration = Duration::from_millis(10);
+
+/// A client and the server that took it. It holds the places of both.
+pub(super) struct Joined {
+    pub(super) client: Sock,
+    pub(super) server: Sock,
+    pub(super) _places: Places,
+    /// The server's place, given back when the connection ends.
+    pub(super) _lease: Permit,
+}
+
+/// # Errors
+/// How it ended when no server took the client, or the client did not wait.
+pub(super) async fn connect(
+    admitted: Admitted,
+    pool: &Arc<Pool>,
+    visit: &Visit,
+    worker: &Worker,
+) -> Result<Joined, Close> {
+    let search = Search { pool, visit, worker, tried: RefCell::default() };
+    let ask = search.ask();
+    let mut last = None;
+    for attempt in 0..pool.plan.retry.attempts {
+        let Some((choice, lease)) = search.choose(&ask) else { break };
+        let server = &pool.servers[choice.server];
+        if attempt > 0 {
+            server.live.stats.of(worker.index).retries.add(1);
+        }
+        match search.dial(server, choice, &admitted.sock).await? {
+            Ok(sock) => {
+                let Admitted { sock: client, places } = admitted;
+                return Ok(Joined { client, server: sock, _places: places, _lease: lease });
+            }
+            Err(failure) if failure.is_ours() => return Err(failure.close(server)),
+            Err(failure) => last = Some((failure, server)),
+        }
+    }
+    Err(search.give_up(last))
+}
+
+/// The search of one client for a server.
+struct Search<'a> {
+    pool: &'a Pool,
+    visit: &'a Visit,
+    worker: &'a Worker,
+    /// Servers asked already, or found full. At most as many as the pool has.
+    tried: RefCell<Vec<usize>>,
+}
+
+impl Field for Search<'_> {
+    fn is_open(&self, server: usize) -> bool {
+        !self.tried.borrow().contains(&server) && !self.pool.servers[server].live.room.is_full()
+    }
+
+    fn active(&self, server: usize) -> usize {
+        self.pool.servers[server].live.room.taken()
+    }
+}
+
+impl Search<'_> {
+    fn ask(&self) -> Ask {
+        let plan = &self.pool.plan;
+        let key = match plan.balance {
+            plan::Balance::ConsistentHash => balance::key(plan.hash_key, self.visit.client, self.visit.local),
+            _ => 0,
+        };
+        Ask { key, random: fastrand::u64(..), turn: self.pool.live.next_turn() }
+    }
+
+    /// The next server, with a place on it. Another worker may take the last place between the
+    /// choice and the lease; then the choice is made again without that server.
+    fn choose(&self, ask: &Ask) -> Option<(Choice, Permit)> {
+        loop {
+            let choice = self.pool.chooser.pick(ask, self)?;
+            self.tried.borrow_mut().push(choice.server);
+            if let Some(lease) = self.pool.servers[choice.server].live.room.take() {
+                return Some((choice, lease));
+            }
+        }
+    }
+
+    /// Connects to one server and notes how it went. The outer error ends the search.
+    async fn dial(
+        &self,
+        server: &Server,
+        choice: Choice,
+        client: &Sock,
+    ) -> Result<Result<Sock, Failure>, Close> {
+        let (plan, net) = (&self.pool.plan, &self.worker.net);
+        let begun = net.now();
+        let dial = pin!(net.dial(server.plan.address));
+        let dialled = pin!(net.within(plan.connect_timeout, dial));
+        let hung_up = pin!(async {
+            net.sleep(WATCH_CLIENT_AFTER).await;
+            client.hung_up().await
+        });
+        let result = match either(dialled, hung_up).await {
+            Either::Left(Some(Ok(sock))) => Ok(sock),
+            Either::Left(Some(Err(error))) => Err(Failure::of(error)),
+            Either::Left(None) => Err(Failure::timed_out(plan.connect_timeout)),
+            Either::Right(error) => return Err(client_gone(&error)),
+        };
+        let took = net.now().saturating_duration_since(begun);
+        let stats = server.live.stats.of(self.worker.index);
+        match &result {
+            Ok(_) => {
+                stats.connections.add(1);
+                stats.connect.observe(took);
+                let since_accept = net.now().saturating_duration_since(self.visit.accepted);
+                self.visit.connected_after.set(Some(since_accept));
+            }
+            Err(failure) => stats.connect_failures.add(failure.reason),
+        }
+        let error = result.as_ref().err().map(|failure| failure.reason);
+        let attempt = Attempt { server: Arc::clone(&server.live), why: choice.why, took, error };
+        let mut attempts = self.visit.attempts.borrow_mut();
+        attempts.reserve_exact(1); // nearly always the only one, and kept as long as the connection
+        attempts.push(attempt);
+        Ok(result)
+    }
+
+    /// Nobody took the client: says why.
+    fn give_up(&self, last: Option<(Failure, &Server)>) -> Close {
+        let tries = self.visit.attempts.borrow().len();
+        let pool = &self.pool.plan.name;
+        match last {
+            Some((failure, server)) if tries == 1 => failure.close(server),
+            Some((failure, server)) => Close {
+                reason: Reason::AllAttemptsFailed,
+                detail: format!(
+                    "{tries} servers of pool `{pool}` were tried and none took the connection; the last, {}",
+                    failure.told_of(server)
+                )
+                .into(),
+                ..failure.close(server)
+            },
+            None if self.is_any_full() => refusal(
+                Reason::ServerLimit,
+                format!("every healthy server of pool `{pool}` is at its max_connections"),
+            ),
+            None => refusal(Reason::NoHealthyServer, format!("pool `{pool}` has no healthy server")),
+        }
+    }
+
+    fn is_any_full(&self) -> bool {
+        use crate::core::health::State;
+        let servers = self.pool.servers.iter().filter(|server| server.plan.weight > 0);
+        servers.into_iter().any(|server| server.state != State::Down && server.live.room.is_full())
+    }
+}
+
+fn refusal(reason: Reason, detail: String) -> Close {
+    Close {
+        by: By::Proxy,
+        phase: Phase::Connect,
+        how: How::Policy,
+        reason,
+        errno: None,
+        detail: detail.into(),
+    }
+}
+
+fn client_gone(error: &io::Error) -> Close {
+    Close {
+        by: By::Client,
+        phase: Phase::Connect,
+        how: How::Rst,
+        reason: Reason::ClientReset,
+        errno: error.raw_os_error(),
+        detail: "the client reset the connection before a server had taken it".into(),
+    }
+}
+
+/// Why one server did not take a connection.
+struct Failure {
+    reason: Reason,
+    errno: Option<i32>,
+    /// After "server NAME (ADDRESS)".
+    told: String,
+}
+
+impl Failure {
+    fn of(error: io::Error) -> Self {
+        let errno = error.raw_os_error();
+        let reason = match errno {
+            None if error.kind() == io::ErrorKind::ConnectionRefused => Reason::ServerRefused,
+            Some(libc::ECONNREFUSED) => Reason::ServerRefused,
+            Some(libc::ECONNRESET) => Reason::ServerReset,
+            Some(libc::ETIMEDOUT) => Reason::ConnectTimeout,
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::ENOSPC) => {
+                Reason::FdExhausted
+            }
+            Some(libc::EADDRNOTAVAIL) => Reason::PortExhausted,
+            Some(
+                libc::ENETUNREACH
+                | libc::EHOSTUNREACH
+                | libc::ENETDOWN
+                | libc::EHOSTDOWN
+                | libc::EACCES
+                | libc::EPERM
+                | libc::EINVAL
+                | libc::EAFNOSUPPORT,
+            ) => Reason::ServerUnreachable,
+            _ => Reason::Internal,
+        };
+        Failure { reason, errno, told: format!("failed to connect: {error}") }
+    }
+
+    fn timed_out(limit: Duration) -> Self {
+        let told = format!("did not answer within connect_timeout ({limit:?})");
+        Failure { reason: Reason::ConnectTimeout, errno: None, told }
+    }
+
+    /// The fault is this machine's, and another server would meet it too.
+    fn is_ours(&self) -> bool {
+        self.reason == Reason::FdExhausted
+    }
+
+    fn told_of(&self, server: &Server) -> String {
+        format!("server `{}` ({}), {}", server.plan.name, server.plan.address, self.told)
+    }
+
+    fn close(&self, server: &Server) -> Close {
+        let (by, how) = match self.reason {
+            Reason::ServerRefused | Reason::ServerReset => (By::Server, How::Rst),
+            Reason::ConnectTimeout => (By::Server, How::Timeout),
+            Reason::ServerUnreachable => (By::Server, How::Error),
+            _ => (By::Proxy, How::Error),
+        };
+        let detail = self.told_of(server).into();
+        Close { by, phase: Phase::Connect, how, reason: self.reason, errno: self.errno, detail }
+    }
+}

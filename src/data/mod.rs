@@ -1,0 +1,16 @@
+//! The life of one connection. Read the files in this order.
+
+mod listen; // the sockets we own
+mod worker; // one per core: its listeners, its view of the world, its open connections
+mod serve; // THE STORY on one screen
+mod accept; // take a client, or wait while there is no room
+mod admit; // may this client in?
+mod route; // which pool serves it
+mod connect; // servers in order of preference, until one takes it
+mod relay; // both directions until both end
+mod close; // count it, log it, release
+mod visit; // what is known of one connection so far
+mod signal; // one task tells another, once
+
+pub use listen::{Bound, bind_all};
+pub use worker::{Start, start};

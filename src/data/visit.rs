@@ -1,0 +1,106 @@
+//! What is known of one connection so far. The steps fill it in; `close.rs` tells it.
+//!
+//! It keeps the live counts of its listener and its server, never the snapshot: an idle
+//! connection must not hold on to a world that has been reloaded away.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::signal::Signal;
+use crate::core::balance::Why;
+use crate::core::outcome::Reason;
+use crate::live::{ListenerLive, ServerLive};
+use crate::net::Tally;
+use crate::telemetry::stats::Flow;
+
+/// One connection, from accept to close.
+pub(super) struct Visit {
+    pub(super) conn_id: u64,
+    pub(super) ts: SystemTime,
+    pub(super) accepted: Instant,
+    pub(super) generation: u64,
+    pub(super) client: SocketAddr,
+    pub(super) local: SocketAddr,
+    pub(super) listener: Arc<ListenerLive>,
+    pub(super) flow: Arc<Flow>,
+    pub(super) attempts: RefCell<Vec<Attempt>>,
+    pub(super) connected_after: Cell<Option<Duration>>,
+    pub(super) tally: Rc<Tally>,
+    /// Among the worker's open connections.
+    pub(super) place: Cell<usize>,
+    /// What of the tally the counters have already.
+    counted: Cell<(u64, u64)>,
+    /// Raised to end the connection from outside.
+    pub(super) cut: Signal<Cut>,
+}
+
+/// Why a connection is ended from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cut {
+    /// `drain_timeout` has passed.
+    DrainDeadline,
+    /// The daemon stops at once.
+    Stop,
+}
+
+/// One try to connect to a server.
+pub(super) struct Attempt {
+    pub(super) server: Arc<ServerLive>,
+    pub(super) why: Why,
+    pub(super) took: Duration,
+    /// `None`: it connected.
+    pub(super) error: Option<Reason>,
+}
+
+/// Who came, where and when.
+pub(super) struct Arrival {
+    pub(super) conn_id: u64,
+    pub(super) accepted: Instant,
+    pub(super) generation: u64,
+    pub(super) client: SocketAddr,
+    pub(super) local: SocketAddr,
+}
+
+impl Visit {
+    pub(super) fn begin(arrival: Arrival, listener: Arc<ListenerLive>, flow: Arc<Flow>) -> Rc<Self> {
+        let Arrival { conn_id, accepted, generation, client, local } = arrival;
+        Rc::new(Visit {
+            conn_id,
+            ts: SystemTime::now(),
+            accepted,
+            generation,
+            client,
+            local,
+            listener,
+            flow,
+            attempts: RefCell::default(),
+            connected_after: Cell::new(None),
+            tally: Rc::default(),
+            place: Cell::default(),
+            counted: Cell::default(),
+            cut: Signal::new(),
+        })
+    }
+
+    /// Brings the counters of listener and server up to what has been moved. `worker` is the
+    /// one that calls.
+    pub(super) fn count_bytes(&self, worker: usize) {
+        let now = (self.tally.to_server.get(), self.tally.to_client.get());
+        let before = self.counted.replace(now);
+        if now == before {
+            return;
+        }
+        let (to_server, to_client) = (now.0 - before.0, now.1 - before.1);
+        let listener = self.listener.stats.of(worker);
+        listener.received.add(to_server);
+        listener.sent.add(to_client);
+        if let Some(last) = self.attempts.borrow().last() {
+            let server = last.server.stats.of(worker);
+            server.sent.add(to_server);
+            server.received.add(to_client);
+        }
+    }
+}

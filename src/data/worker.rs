@@ -1,0 +1,241 @@
+//! One per core: its listeners, its view of the world, its open connections, its orders.
+//!
+//! Share-nothing: what a worker touches for each connection is its own, save the atomic counts
+//! of listeners and servers. It never waits for control and never for another worker.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use slab::Slab;
+
+use super::accept::Door;
+use super::listen::Bound;
+use super::signal::Signal;
+use super::visit::{Cut, Visit};
+use crate::config::plan::Io;
+use crate::live::Room;
+use crate::net::{Driver, Loop, Net, either};
+use crate::orders::{self, Drained, Inbox, Order};
+use crate::snapshot::{Listener, Snapshot};
+use crate::telemetry::access_log::Ring;
+
+/// How often bytes of open connections are brought to the counters.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
+
+/// What a worker begins with.
+#[derive(Debug)]
+pub struct Start {
+    /// From 0; its cell among the counters.
+    pub index: usize,
+    pub snapshot: Arc<Snapshot>,
+    pub bound: Bound,
+    pub access_log: Arc<Ring>,
+    pub io: Io,
+    /// The core to be bound to.
+    pub pin_to: Option<usize>,
+}
+
+/// Starts the workers, each on a thread of its own. A worker ends after [`Order::Drain`] or
+/// [`Order::Stop`].
+///
+/// No client is taken before every worker has its event loop: those of an early worker could use
+/// up the descriptors that a late one needs to begin, and whoever stands in the queues of a worker
+/// that never began would wait for ever.
+///
+/// # Errors
+/// When the system gives a thread or an event loop to one of them. None of them runs then.
+pub fn start(starts: Vec<Start>) -> io::Result<Vec<orders::Worker>> {
+    let prepared = starts.into_iter().map(prepare).collect::<io::Result<Vec<_>>>()?;
+    Ok(prepared
+        .into_iter()
+        .map(|(worker, begin)| {
+            let _ = begin.send(()); // a thread that is gone shows when it is joined
+            worker
+        })
+        .collect())
+}
+
+/// A worker that waits for the word to begin, and ends if the word can never come.
+fn prepare(start: Start) -> io::Result<(orders::Worker, SyncSender<()>)> {
+    let (post, inbox) = orders::mailbox();
+    let pulse = Arc::new(AtomicU64::new(0));
+    let (begin, begun) = sync_channel(1);
+    let (tell, told) = sync_channel(1);
+    let thread = thread::Builder::new().name(format!("worker-{}", start.index)).spawn({
+        let pulse = Arc::clone(&pulse);
+        move || {
+            let made = Loop::new(driver_of(start.io), start.pin_to);
+            let (made, answer) = match made {
+                Ok(made) => (Some(made), Ok(())),
+                Err(error) => (None, Err(error)),
+            };
+            let _ = tell.send(answer);
+            match (made, begun.recv()) {
+                (Some(made), Ok(())) => made.run(move |net| work(net, start, inbox, pulse)),
+                _ => Drained::default(),
+            }
+        }
+    })?;
+    told.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended early")))?;
+    Ok((orders::Worker { post, pulse, thread }, begin))
+}
+
+fn driver_of(io: Io) -> Driver {
+    match io {
+        Io::Epoll => Driver::Epoll,
+        Io::IoUring => Driver::IoUring,
+    }
+}
+
+async fn work(net: Net, start: Start, inbox: Inbox, pulse: Arc<AtomicU64>) -> Drained {
+    let worker = Rc::new(Worker {
+        index: start.index,
+        net: net.clone(),
+        process_room: Arc::clone(&start.snapshot.process_room),
+        access_log: start.access_log,
+        snapshot: RefCell::new(start.snapshot),
+        visits: RefCell::default(),
+        next_conn: Cell::new(0),
+        doors: RefCell::default(),
+        drained: Cell::new(None),
+        cutting: Cell::new(None),
+        is_empty: Signal::new(),
+        is_over: Signal::new(),
+    });
+    start.bound.0.into_iter().for_each(|(name, socket)| worker.open_door(name, socket));
+    net.spawn(count_bytes(Rc::clone(&worker)));
+    either(pin!(worker.is_over.raised()), pin!(worker.obey(inbox, pulse))).await;
+    worker.drained.get().unwrap_or_default()
+}
+
+/// A worker, as the steps of a connection see it.
+pub(super) struct Worker {
+    pub(super) index: usize,
+    pub(super) net: Net,
+    pub(super) process_room: Arc<Room>,
+    pub(super) access_log: Arc<Ring>,
+    snapshot: RefCell<Arc<Snapshot>>,
+    /// The open connections.
+    visits: RefCell<Slab<Rc<Visit>>>,
+    next_conn: Cell<u64>,
+    /// Raised to close a listener; one for each that is open.
+    doors: RefCell<Slab<Rc<Signal<()>>>>,
+    /// `Some` from the order to end on.
+    drained: Cell<Option<Drained>>,
+    /// Why connections are being cut, from the moment on that they are.
+    cutting: Cell<Option<Cut>>,
+    /// No door and no connection is open any more.
+    is_empty: Signal<()>,
+    is_over: Signal<()>,
+}
+
+impl Worker {
+    /// The listener of that name as it is now.
+    pub(super) fn listener(&self, name: &str) -> Option<Arc<Listener>> {
+        self.snapshot.borrow().listeners.get(name).cloned()
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.snapshot.borrow().generation
+    }
+
+    /// Unique in this process: the worker in the upper 16 bits, its count in the lower 48.
+    pub(super) fn next_conn_id(&self) -> u64 {
+        self.next_conn.set(self.next_conn.get() + 1);
+        ((self.index as u64) << 48) | self.next_conn.get()
+    }
+
+    /// A connection is open from here until [`Self::leave`].
+    pub(super) fn enter(&self, visit: &Rc<Visit>) {
+        visit.place.set(self.visits.borrow_mut().insert(Rc::clone(visit)));
+        if let Some(cut) = self.cutting.get() {
+            visit.cut.raise(cut);
+        }
+    }
+
+    pub(super) fn leave(&self, visit: &Visit) {
+        self.visits.borrow_mut().remove(visit.place.get());
+        if let Some(mut drained) = self.drained.get() {
+            if visit.cut.is_raised() {
+                drained.cut += 1;
+            } else {
+                drained.finished += 1;
+            }
+            self.drained.set(Some(drained));
+        }
+        self.tell_if_empty();
+    }
+
+    fn open_door(self: &Rc<Self>, name: String, socket: std::os::fd::OwnedFd) {
+        let socket = self.net.listen(socket).expect("epoll has room for a listener at the start");
+        let door = Door::new(Rc::clone(self), socket, name);
+        let closing = Rc::new(Signal::new());
+        let place = self.doors.borrow_mut().insert(Rc::clone(&closing));
+        let worker = Rc::clone(self);
+        self.net.spawn(async move {
+            door.keep(closing).await;
+            worker.doors.borrow_mut().remove(place);
+            worker.tell_if_empty();
+        });
+    }
+
+    fn tell_if_empty(&self) {
+        if self.drained.get().is_some() && self.visits.borrow().is_empty() && self.doors.borrow().is_empty() {
+            self.is_empty.raise(());
+        }
+    }
+
+    async fn obey(self: &Rc<Self>, inbox: Inbox, pulse: Arc<AtomicU64>) {
+        loop {
+            match inbox.next().await {
+                Order::Publish(snapshot) => *self.snapshot.borrow_mut() = snapshot,
+                Order::Beat => _ = pulse.fetch_add(1, Ordering::Relaxed),
+                Order::Drain { deadline } => self.end(deadline),
+                Order::Stop => {
+                    self.end(Instant::now());
+                    self.cut_all(Cut::Stop);
+                }
+            }
+        }
+    }
+
+    /// Closes the doors, and ends when the last connection has or the deadline has come.
+    fn end(self: &Rc<Self>, deadline: Instant) {
+        if self.drained.get().is_some() {
+            return;
+        }
+        self.drained.set(Some(Drained::default()));
+        self.doors.borrow().iter().for_each(|(_, closing)| closing.raise(()));
+        self.tell_if_empty();
+        let worker = Rc::clone(self);
+        self.net.spawn(async move {
+            let time_left = deadline.saturating_duration_since(worker.net.now());
+            if worker.net.within(time_left, pin!(worker.is_empty.raised())).await.is_none() {
+                worker.cut_all(Cut::DrainDeadline);
+                worker.is_empty.raised().await;
+            }
+            worker.is_over.raise(());
+        });
+    }
+
+    /// Ends every connection, and each that the doors still let in.
+    fn cut_all(&self, cut: Cut) {
+        self.cutting.set(Some(cut));
+        self.visits.borrow().iter().for_each(|(_, visit)| visit.cut.raise(cut));
+    }
+}
+
+/// Keeps the counters of open connections fresh.
+async fn count_bytes(worker: Rc<Worker>) {
+    loop {
+        worker.net.sleep(COUNT_EVERY).await;
+        worker.visits.borrow().iter().for_each(|(_, visit)| visit.count_bytes(worker.index));
+    }
+}
