@@ -1,0 +1,179 @@
+//! What the doers of control share: the publisher, the way to the workers, what is known so far.
+//!
+//! Each lock is held for a few lines and never across a wait. The workers themselves never come
+//! here; they get their copy of the world by mail.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+
+use super::checks::Checks;
+use super::publisher::{Publisher, ServerKey};
+use crate::config::plan::{self, Plan};
+use crate::core::health::State;
+use crate::live::ServerLive;
+use crate::orders::{Order, Post};
+use crate::snapshot::Snapshot;
+use crate::telemetry::access_log::Ring;
+use crate::telemetry::stats::Flow;
+
+#[derive(Debug)]
+pub struct Desk {
+    publisher: Mutex<Publisher>,
+    hands: Vec<Hand>,
+    pub checks: Checks,
+    access_log: Arc<Ring>,
+    pub started: Timestamp,
+    pub io: plan::Io,
+    is_draining: AtomicBool,
+    /// Of the newest plan: the two settings that only matter at the end.
+    process: Mutex<plan::Process>,
+    last_reload: Mutex<Option<Reloaded>>,
+}
+
+/// A worker, without its thread.
+#[derive(Debug)]
+pub struct Hand {
+    pub post: Post,
+    pub pulse: Arc<AtomicU64>,
+    pub has_ended: AtomicBool,
+}
+
+/// How the last reload went.
+#[derive(Clone, Debug)]
+pub struct Reloaded {
+    pub at: Timestamp,
+    pub ok: bool,
+    pub message: String,
+}
+
+impl Desk {
+    pub fn new(
+        plan: &Plan,
+        io: plan::Io,
+        publisher: Publisher,
+        hands: Vec<Hand>,
+        access_log: Arc<Ring>,
+    ) -> Arc<Self> {
+        Arc::new(Desk {
+            publisher: Mutex::new(publisher),
+            hands,
+            checks: Checks::default(),
+            access_log,
+            started: Timestamp::now(),
+            io,
+            is_draining: AtomicBool::new(false),
+            process: Mutex::new(plan.process.clone()),
+            last_reload: Mutex::default(),
+        })
+    }
+
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        lock(&self.publisher).snapshot()
+    }
+
+    /// A new plan, for every worker.
+    pub fn apply(&self, plan: &Plan) {
+        *lock(&self.process) = plan.process.clone();
+        let mut publisher = lock(&self.publisher);
+        publisher.apply(plan);
+        self.publish(&publisher);
+    }
+
+    /// A server's new state, for every worker. Says whether it was news.
+    pub fn set_state(&self, key: &ServerKey, state: State) -> bool {
+        let mut publisher = lock(&self.publisher);
+        let is_news = publisher.set_state(key, state);
+        if is_news {
+            self.publish(&publisher);
+        }
+        is_news
+    }
+
+    /// Sends to every worker that is still there.
+    pub fn tell(&self, order: &Order) {
+        self.hands().for_each(|hand| hand.post.send(order.clone()));
+    }
+
+    /// The workers that have not ended.
+    pub fn hands(&self) -> impl Iterator<Item = &Hand> {
+        self.hands.iter().filter(|hand| !hand.has_ended.load(Ordering::Relaxed))
+    }
+
+    pub fn worker_count(&self) -> usize {
+        self.hands.len()
+    }
+
+    pub fn note_end(&self, worker: usize) {
+        self.hands[worker].has_ended.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Relaxed)
+    }
+
+    /// From here on readiness says no.
+    pub fn begin_drain(&self) {
+        self.is_draining.store(true, Ordering::Relaxed);
+    }
+
+    pub fn process(&self) -> plan::Process {
+        lock(&self.process).clone()
+    }
+
+    pub fn last_reload(&self) -> Option<Reloaded> {
+        lock(&self.last_reload).clone()
+    }
+
+    pub fn note_reload(&self, reloaded: Reloaded) {
+        *lock(&self.last_reload) = Some(reloaded);
+    }
+
+    pub fn flows(&self) -> Vec<Arc<Flow>> {
+        lock(&self.publisher).flows()
+    }
+
+    /// Servers out of the plan that connections still use.
+    pub fn retired(&self) -> Vec<(ServerKey, Arc<ServerLive>)> {
+        lock(&self.publisher).retired()
+    }
+
+    pub fn access_log_dropped(&self) -> u64 {
+        self.access_log.dropped()
+    }
+
+    /// Under the publisher's lock, so that no worker gets an older snapshot after a newer one.
+    fn publish(&self, publisher: &Publisher) {
+        self.tell(&Order::Publish(publisher.snapshot()));
+    }
+}
+
+/// A doer that panicked has left nothing half done here: each change is one assignment.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::fixture::{desk_with, plan_of, worker};
+
+    #[test]
+    fn a_worker_that_comes_late_finds_the_newest_world_and_no_other() {
+        let (hand, puppet) = worker();
+        let plan = plan_of("api", &["a"]);
+        let desk = desk_with(&plan, vec![hand]);
+        let key = ServerKey::new("api", &plan.pools[0].servers[0]);
+        desk.tell(&Order::Beat);
+        for _ in 0..1000 {
+            desk.set_state(&key, State::Down);
+            desk.set_state(&key, State::Up);
+        }
+        desk.apply(&plan);
+        let mail = puppet.mail();
+        assert!(matches!(mail[..], [Order::Beat, Order::Publish(_)]), "{} orders", mail.len());
+        let Order::Publish(newest) = &mail[1] else { panic!("not a snapshot") };
+        assert_eq!(newest.generation, 2);
+    }
+}

@@ -1,0 +1,252 @@
+//! `/metrics`: our own counters, read at the moment of the scrape.
+//!
+//! Nothing is counted here, and nothing is kept: each scrape reads the desk anew. Labels are
+//! names from the configuration and words of ours, never anything that a client sent, so the
+//! number of series is bounded by the plan. The text itself is `exposition.rs`.
+
+use std::collections::BTreeMap;
+use std::fmt::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::checks::Checked;
+use super::desk::Desk;
+use super::exposition::{Page, Sample};
+use super::publisher::ServerKey;
+use super::view::{VERSION, servers_in};
+use crate::core::health::State;
+use crate::core::outcome::{By, Reason};
+use crate::live::ServerLive;
+use crate::snapshot::{Pool, Server, Snapshot};
+use crate::telemetry::histogram::Summed;
+use crate::telemetry::stats::{ListenerStats, ServerStats};
+
+/// Everything there is to export, in reading order.
+pub fn export(desk: &Desk, page: &mut Page<'_>) -> Result<(), Error> {
+    let snapshot = desk.snapshot();
+    process(desk, &snapshot, page)?;
+    listeners(&snapshot, page)?;
+    flows(desk, page)?;
+    pools(&snapshot, page)?;
+    servers_now(&snapshot, page)?;
+    servers_so_far(&counted_servers(desk, &snapshot), page)?;
+    checks(&checked_servers(desk, &snapshot), page)
+}
+
+fn process(desk: &Desk, snapshot: &Snapshot, page: &mut Page<'_>) -> Result<(), Error> {
+    let one = |value: f64| vec![Sample::of(&[], value)];
+    let is_reload_ok = desk.last_reload().is_none_or(|last| last.ok);
+    let started = Duration::try_from(desk.started.duration_since(jiff::Timestamp::UNIX_EPOCH));
+    page.gauge("build_info", "The version that runs", vec![Sample::of(&[("version", VERSION)], 1.0)])?;
+    page.gauge(
+        "process_io",
+        "How workers wait for sockets",
+        vec![Sample::of(&[("io", desk.io.word())], 1.0)],
+    )?;
+    page.gauge(
+        "start_time_seconds",
+        "When the process started",
+        one(started.unwrap_or_default().as_secs_f64()),
+    )?;
+    page.gauge(
+        "config_generation",
+        "Grows by one with each applied reload",
+        one(snapshot.generation as f64),
+    )?;
+    let help = "1 when the last reload was applied, 0 when it was refused";
+    page.gauge("config_last_reload_successful", help, one(f64::from(u8::from(is_reload_ok))))?;
+    if let Some(open) = open_fds() {
+        page.gauge("open_fds", "Descriptors that the process has open", one(open as f64))?;
+    }
+    if let Ok((soft, _)) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE) {
+        page.gauge("max_fds", "Descriptors that the process may have open", one(soft as f64))?;
+    }
+    let dropped = vec![Sample::count(&[], desk.access_log_dropped())];
+    page.counter("access_log_dropped", "Access log lines lost", dropped)
+}
+
+/// Since Linux 6.2 the size of the directory is the count. Before, the entries are counted, less
+/// the directory itself, which is open meanwhile.
+fn open_fds() -> Option<usize> {
+    const DIRECTORY: &str = "/proc/self/fd";
+    match std::fs::metadata(DIRECTORY).map(|directory| directory.len()) {
+        Ok(count) if count > 0 => usize::try_from(count).ok(),
+        _ => std::fs::read_dir(DIRECTORY).ok().map(|fds| fds.count().saturating_sub(1)),
+    }
+}
+
+fn listeners(snapshot: &Snapshot, page: &mut Page<'_>) -> Result<(), Error> {
+    let all: Vec<_> =
+        snapshot.listeners.iter().map(|(name, listener)| (name.as_str(), &listener.live)).collect();
+    let sums = |read: fn(&ListenerStats) -> u64| {
+        let samples =
+            all.iter().map(|(name, live)| Sample::count(&[("listener", name)], live.stats.sum(read)));
+        samples.collect::<Vec<_>>()
+    };
+    page.counter(
+        "listener_connections",
+        "Connections accepted, refused ones included",
+        sums(|s| s.accepted.get()),
+    )?;
+    let active = all.iter().map(|(name, live)| Sample::of(&[("listener", name)], live.room.taken() as f64));
+    page.gauge("listener_active_connections", "Connections open now", active)?;
+    let rejected = all.iter().flat_map(|(name, live)| {
+        by_reason(&[("listener", name)], |reason| live.stats.sum(|stats| stats.rejected.get(reason)))
+    });
+    page.counter("listener_rejected_connections", "Connections refused by a limit or a rule", rejected)?;
+    page.counter("listener_received_bytes", "Bytes from clients", sums(|s| s.received.get()))?;
+    page.counter("listener_sent_bytes", "Bytes to clients", sums(|s| s.sent.get()))?;
+    let durations = all.iter().map(|(name, live)| {
+        Sample::histogram(&[("listener", name)], Summed::of(live.stats.iter().map(|stats| &stats.duration)))
+    });
+    page.histogram("connection_duration_seconds", "From accept to close", durations)
+}
+
+fn flows(desk: &Desk, page: &mut Page<'_>) -> Result<(), Error> {
+    let mut samples = Vec::new();
+    for flow in desk.flows() {
+        for by in By::ALL {
+            let labels =
+                [("listener", flow.listener.as_str()), ("pool", flow.pool.as_str()), ("by", by.word())];
+            samples.extend(by_reason(&labels, |reason| flow.closed(*by, reason)));
+        }
+    }
+    page.counter("connections_closed", "Connections ended, by whom and why", samples)
+}
+
+fn pools(snapshot: &Snapshot, page: &mut Page<'_>) -> Result<(), Error> {
+    let states = snapshot.pools.values().flat_map(|pool| {
+        let count = |state: &State| servers_in(pool, *state) as f64;
+        let labels = |state: &State| [("pool", pool.plan.name.as_str()), ("state", state.word())];
+        State::ALL.iter().map(|state| Sample::of(&labels(state), count(state))).collect::<Vec<_>>()
+    });
+    page.gauge("pool_servers", "Servers of the pool in each state", states)?;
+    let active = snapshot.pools.values().map(|pool| {
+        let taken: usize = pool.servers.iter().map(|server| server.live.room.taken()).sum();
+        Sample::of(&[("pool", &pool.plan.name)], taken as f64)
+    });
+    page.gauge("pool_active_connections", "Connections open to the pool now", active)
+}
+
+/// What only a server of the plan has.
+fn servers_now(snapshot: &Snapshot, page: &mut Page<'_>) -> Result<(), Error> {
+    let all = || {
+        let pools = snapshot.pools.values();
+        pools.flat_map(|pool| pool.servers.iter().map(move |server| (labels_of(pool, server), server)))
+    };
+    let up =
+        all().map(|(labels, server)| Sample::of(&labels, f64::from(u8::from(server.state == State::Up))));
+    page.gauge("server_up", "1 when the server is up", up)?;
+    let weights = all().map(|(labels, server)| Sample::of(&labels, f64::from(server.plan.weight)));
+    page.gauge("server_weight", "Share of the traffic against the other servers", weights)
+}
+
+fn labels_of<'a>(pool: &'a Pool, server: &'a Server) -> [(&'static str, &'a str); 2] {
+    [("pool", &pool.plan.name), ("server", &server.plan.name)]
+}
+
+/// A server with counts: one of the plan, or one that left it and still has connections.
+struct Counted {
+    pool: String,
+    server: String,
+    lives: Vec<Arc<ServerLive>>,
+}
+
+impl Counted {
+    fn labels(&self) -> [(&'static str, &str); 2] {
+        [("pool", &self.pool), ("server", &self.server)]
+    }
+
+    fn sum(&self, read: impl Fn(&ServerStats) -> u64) -> u64 {
+        self.lives.iter().map(|live| live.stats.sum(&read)).sum()
+    }
+
+    fn active(&self) -> usize {
+        self.lives.iter().map(|live| live.room.taken()).sum()
+    }
+}
+
+/// One entry for each pair of names: servers that share their names with one at a former
+/// address are summed, since a series may be written only once.
+fn counted_servers(desk: &Desk, snapshot: &Snapshot) -> Vec<Counted> {
+    let mut by_name = BTreeMap::<_, Vec<_>>::new();
+    for pool in snapshot.pools.values() {
+        for server in &pool.servers {
+            let name = (pool.plan.name.clone(), server.plan.name.clone());
+            by_name.entry(name).or_default().push(Arc::clone(&server.live));
+        }
+    }
+    for (key, live) in desk.retired() {
+        by_name.entry((key.pool, key.name)).or_default().push(live);
+    }
+    by_name.into_iter().map(|((pool, server), lives)| Counted { pool, server, lives }).collect()
+}
+
+fn servers_so_far(all: &[Counted], page: &mut Page<'_>) -> Result<(), Error> {
+    let sums = |read: fn(&ServerStats) -> u64| {
+        all.iter().map(|server| Sample::count(&server.labels(), server.sum(read))).collect::<Vec<_>>()
+    };
+    let active = all.iter().map(|server| Sample::of(&server.labels(), server.active() as f64));
+    page.gauge("server_active_connections", "Connections open to the server now", active)?;
+    page.counter("server_connections", "Connections made to the server", sums(|s| s.connections.get()))?;
+    let failures = all.iter().flat_map(|server| {
+        by_reason(&server.labels(), |reason| server.sum(|stats| stats.connect_failures.get(reason)))
+    });
+    page.counter("server_connect_failures", "Connects that failed", failures)?;
+    let help = "Attempts that came here because another server had failed first";
+    page.counter("server_retries", help, sums(|s| s.retries.get()))?;
+    page.counter("server_received_bytes", "Bytes from the server", sums(|s| s.received.get()))?;
+    page.counter("server_sent_bytes", "Bytes to the server", sums(|s| s.sent.get()))?;
+    let connects = all.iter().map(|server| {
+        let parts = server.lives.iter().flat_map(|live| live.stats.iter());
+        Sample::histogram(&server.labels(), Summed::of(parts.map(|stats| &stats.connect)))
+    });
+    page.histogram("server_connect_seconds", "Time to connect to the server", connects)
+}
+
+type CheckedServer = (String, String, Arc<Checked>);
+
+fn checked_servers(desk: &Desk, snapshot: &Snapshot) -> Vec<CheckedServer> {
+    let mut all = Vec::new();
+    for pool in snapshot.pools.values() {
+        for server in &pool.servers {
+            if let Some(checked) = desk.checks.get(&ServerKey::new(&pool.plan.name, &server.plan)) {
+                all.push((pool.plan.name.clone(), server.plan.name.clone(), checked));
+            }
+        }
+    }
+    all
+}
+
+fn checks(all: &[CheckedServer], page: &mut Page<'_>) -> Result<(), Error> {
+    let results = all.iter().flat_map(|(pool, server, checked)| {
+        let counts = [("ok", &checked.ok), ("failed", &checked.failed), ("void", &checked.void)];
+        counts.map(|(result, count)| {
+            Sample::count(&[("pool", pool), ("server", server), ("result", result)], count.get())
+        })
+    });
+    let help = "Health checks; void ones say nothing of the server";
+    page.counter("health_check", help, results)?;
+    let took = all.iter().map(|(pool, server, checked)| {
+        Sample::histogram(&[("pool", pool), ("server", server)], Summed::of([&checked.took].into_iter()))
+    });
+    page.histogram("health_check_seconds", "Time that health checks took", took)?;
+    let changes = all.iter().map(|(pool, server, checked)| {
+        Sample::count(&[("pool", pool), ("server", server)], checked.changes.get())
+    });
+    page.counter("health_state_changes", "How often the server went up or down", changes)
+}
+
+/// A series for each reason that has happened. Those that have not are left out: 19 zeros for
+/// each server would be most of the page.
+fn by_reason(labels: &[(&'static str, &str)], count: impl Fn(Reason) -> u64) -> Vec<Sample> {
+    let counted = Reason::ALL.iter().map(|reason| (reason.word(), count(*reason)));
+    let happened = counted.filter(|(_, count)| *count > 0);
+    happened
+        .map(|(word, count)| {
+            let mut labels = labels.to_vec();
+            labels.push(("reason", word));
+            Sample::count(&labels, count)
+        })
+        .collect()
+}

@@ -1,0 +1,405 @@
+//! The only writer of snapshots: a plan and the live state behind it become one value.
+//!
+//! It keeps every count and every health state by name, so that a reload changes what the
+//! operator changed and nothing else. It never talks to a worker and never waits; who hands
+//! the result to the workers is `desk.rs`. Nothing else in the house builds a `Snapshot`, a
+//! `Listener`, a `Pool` or a `Server`.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::config::plan::{self, Auto, Plan};
+use crate::core::balance::{Chooser, Member};
+use crate::core::health::State;
+use crate::live::{ListenerLive, PoolLive, Room, ServerLive};
+use crate::snapshot::{Listener, Pool, Server, Snapshot};
+use crate::telemetry::counters::PerWorker;
+use crate::telemetry::stats::Flow;
+
+/// One server of one pool at one address: what counts and health belong to. A server that
+/// moves to another address begins anew, because nothing known of the old place holds there.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServerKey {
+    pub pool: String,
+    pub name: String,
+    pub address: SocketAddr,
+}
+
+impl ServerKey {
+    pub fn new(pool: &str, server: &plan::Server) -> Self {
+        ServerKey { pool: pool.to_owned(), name: server.name.clone(), address: server.address }
+    }
+}
+
+#[derive(Debug)]
+pub struct Publisher {
+    workers: usize,
+    /// The limit that `max_connections = "auto"` came to, when that is what the first plan said.
+    auto_max: Option<usize>,
+    registry: Registry,
+    current: Arc<Snapshot>,
+}
+
+/// Live state by name. An entry stays while a plan names it or a connection still holds it.
+#[derive(Debug, Default)]
+struct Registry {
+    listeners: BTreeMap<String, Arc<ListenerLive>>,
+    pools: BTreeMap<String, Arc<PoolLive>>,
+    servers: BTreeMap<ServerKey, Arc<ServerLive>>,
+    /// By listener and pool.
+    flows: BTreeMap<(String, String), Arc<Flow>>,
+}
+
+impl Publisher {
+    /// `max_connections` is the limit of the process as worked out at start.
+    pub fn new(plan: &Plan, workers: usize, max_connections: usize) -> Self {
+        let process_room = Room::new(max_connections);
+        let nothing =
+            Snapshot { generation: 0, process_room, listeners: BTreeMap::new(), pools: BTreeMap::new() };
+        let auto_max = (plan.process.max_connections == Auto::Auto).then_some(max_connections);
+        let mut publisher =
+            Publisher { workers, auto_max, registry: Registry::default(), current: Arc::new(nothing) };
+        publisher.publish(plan);
+        publisher
+    }
+
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.current)
+    }
+
+    /// A new plan: the next generation. Limits change in place, so they hold for connections
+    /// that came under an older generation too.
+    pub fn apply(&mut self, plan: &Plan) {
+        let limit = match plan.process.max_connections {
+            Auto::Set(limit) => Some(limit),
+            Auto::Auto => self.auto_max, // unknown when the first plan named a number: the limit stays
+        };
+        if let Some(limit) = limit {
+            self.current.process_room.set_limit(limit);
+        }
+        self.publish(plan);
+        self.registry.prune();
+    }
+
+    /// What a check found out. The generation stays. Says whether anything changed; a server
+    /// that is not (or no longer) in the plan changes nothing.
+    pub fn set_state(&mut self, key: &ServerKey, state: State) -> bool {
+        let Some(pool) = self.current.pools.get(&key.pool) else { return false };
+        let is_it = |server: &Server| server.plan.name == key.name && server.plan.address == key.address;
+        if !pool.servers.iter().any(|server| is_it(server) && server.state != state) {
+            return false;
+        }
+        let servers = pool.servers.iter().map(|server| Server {
+            plan: server.plan.clone(),
+            live: Arc::clone(&server.live),
+            state: if is_it(server) { state } else { server.state },
+        });
+        let changed = finished(pool.plan.clone(), Arc::clone(&pool.live), servers.collect(), Some(pool));
+        self.replace_pool(changed);
+        true
+    }
+
+    /// Every flow that any connection may still count on, those of former plans included.
+    pub fn flows(&self) -> Vec<Arc<Flow>> {
+        self.registry.flows.values().cloned().collect()
+    }
+
+    /// Servers that no plan names any more but connections still use.
+    pub fn retired(&self) -> Vec<(ServerKey, Arc<ServerLive>)> {
+        let entries = self.registry.servers.iter();
+        entries
+            .filter(|(key, live)| !is_planned(&self.current, key) && Arc::strong_count(live) > 1)
+            .map(|(key, live)| (key.clone(), Arc::clone(live)))
+            .collect()
+    }
+
+    fn publish(&mut self, plan: &Plan) {
+        let previous = Arc::clone(&self.current);
+        let pools: BTreeMap<_, _> =
+            plan.pools.iter().map(|pool| (pool.name.clone(), Arc::new(self.pool(pool, &previous)))).collect();
+        let listeners = plan
+            .listeners
+            .iter()
+            .filter_map(|listener| {
+                // `check.rs` saw to it that the pool exists; a listener without one could serve nobody.
+                let pool = Arc::clone(pools.get(&listener.pool)?);
+                Some((listener.name.clone(), Arc::new(self.listener(listener, pool))))
+            })
+            .collect();
+        self.current = Arc::new(Snapshot {
+            generation: previous.generation + 1,
+            process_room: Arc::clone(&previous.process_room),
+            listeners,
+            pools,
+        });
+    }
+
+    fn listener(&mut self, plan: &plan::Listener, pool: Arc<Pool>) -> Listener {
+        let workers = self.workers;
+        let limit = plan.max_connections.unwrap_or(usize::MAX);
+        let live = self.registry.listeners.entry(plan.name.clone()).or_insert_with(|| {
+            let name = plan.name.clone();
+            Arc::new(ListenerLive { name, room: Room::new(limit), stats: PerWorker::new(workers) })
+        });
+        live.room.set_limit(limit);
+        let path = (plan.name.clone(), plan.pool.clone());
+        let flow = self
+            .registry
+            .flows
+            .entry(path)
+            .or_insert_with(|| Arc::new(Flow::new(plan.name.clone(), plan.pool.clone(), workers)));
+        Listener { plan: plan.clone(), live: Arc::clone(live), pool, flow: Arc::clone(flow) }
+    }
+
+    fn pool(&mut self, plan: &plan::Pool, previous: &Snapshot) -> Pool {
+        let before = previous.pools.get(&plan.name);
+        let live = Arc::clone(self.registry.pools.entry(plan.name.clone()).or_default());
+        let servers = plan
+            .servers
+            .iter()
+            .map(|server| Server {
+                plan: server.clone(),
+                live: self.server_live(&plan.name, server),
+                state: state_at_start(plan, server, before),
+            })
+            .collect();
+        finished(plan.clone(), live, servers, before)
+    }
+
+    fn server_live(&mut self, pool: &str, plan: &plan::Server) -> Arc<ServerLive> {
+        let workers = self.workers;
+        let limit = plan.max_connections.unwrap_or(usize::MAX);
+        let live = self.registry.servers.entry(ServerKey::new(pool, plan)).or_insert_with(|| {
+            Arc::new(ServerLive {
+                pool: pool.into(),
+                name: plan.name.clone(),
+                address: plan.address,
+                room: Room::new(limit),
+                stats: PerWorker::new(workers),
+            })
+        });
+        live.room.set_limit(limit);
+        Arc::clone(live)
+    }
+
+    /// The same world with one pool replaced; all else is shared with the snapshot before.
+    fn replace_pool(&mut self, changed: Pool) {
+        let changed = Arc::new(changed);
+        let old = &self.current;
+        let mut pools = old.pools.clone();
+        pools.insert(changed.plan.name.clone(), Arc::clone(&changed));
+        let listeners = old.listeners.iter().map(|(name, listener)| {
+            if listener.pool.plan.name != changed.plan.name {
+                return (name.clone(), Arc::clone(listener));
+            }
+            let listener = Listener {
+                plan: listener.plan.clone(),
+                live: Arc::clone(&listener.live),
+                pool: Arc::clone(&changed),
+                flow: Arc::clone(&listener.flow),
+            };
+            (name.clone(), Arc::new(listener))
+        });
+        self.current = Arc::new(Snapshot {
+            generation: old.generation,
+            process_room: Arc::clone(&old.process_room),
+            listeners: listeners.collect(),
+            pools,
+        });
+    }
+}
+
+impl Registry {
+    /// Forgets what only the registry itself still holds. What the current snapshot names is
+    /// held by the snapshot, so it always stays.
+    fn prune(&mut self) {
+        self.listeners.retain(|_, live| Arc::strong_count(live) > 1);
+        self.pools.retain(|_, live| Arc::strong_count(live) > 1);
+        self.servers.retain(|_, live| Arc::strong_count(live) > 1);
+        self.flows.retain(|_, flow| Arc::strong_count(flow) > 1);
+    }
+}
+
+fn is_planned(snapshot: &Snapshot, key: &ServerKey) -> bool {
+    snapshot.pools.get(&key.pool).is_some_and(|pool| {
+        pool.servers.iter().any(|server| server.plan.name == key.name && server.plan.address == key.address)
+    })
+}
+
+/// A server that was in the world before keeps its state: a reload must never open a window in
+/// which nobody knows who is up. A new one is up where nothing checks it.
+fn state_at_start(plan: &plan::Pool, server: &plan::Server, before: Option<&Arc<Pool>>) -> State {
+    if plan.health_check.is_none() {
+        return State::Up;
+    }
+    before
+        .and_then(|pool| {
+            pool.servers.iter().find(|old| old.plan.name == server.name && old.plan.address == server.address)
+        })
+        .map_or(State::Checking, |old| old.state)
+}
+
+/// The pool with its chooser: the one place where a chooser is made. The one before lends its
+/// table where names and weights are the same, so a server that goes up or down costs no new one.
+fn finished(plan: plan::Pool, live: Arc<PoolLive>, servers: Vec<Server>, before: Option<&Arc<Pool>>) -> Pool {
+    let members = members(&servers);
+    let chooser = match before {
+        Some(before) => before.chooser.rebuilt(plan.balance, members),
+        None => Chooser::new(plan.balance, members),
+    };
+    Pool { plan, live, servers, chooser }
+}
+
+/// Who may be chosen: servers that are up. Where none is, those not checked yet stand in, since
+/// refusing everyone would be worse than trying; a server known to be down never does.
+fn members(servers: &[Server]) -> Vec<Member> {
+    let serves = |server: &Server, state| server.state == state && server.plan.weight > 0;
+    let standing = match servers.iter().any(|server| serves(server, State::Up)) {
+        true => State::Up,
+        false => State::Checking,
+    };
+    servers
+        .iter()
+        .map(|server| Member {
+            name: server.plan.name.clone(),
+            weight: server.plan.weight,
+            is_eligible: server.state == standing,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::fixture::{a_check, plan_of};
+
+    fn key(pool: &str, server: &plan::Server) -> ServerKey {
+        ServerKey::new(pool, server)
+    }
+
+    fn server<'a>(snapshot: &'a Snapshot, pool: &str, name: &str) -> &'a Server {
+        snapshot.pools[pool].servers.iter().find(|server| server.plan.name == name).expect("in the pool")
+    }
+
+    fn eligible(snapshot: &Snapshot, pool: &str) -> Vec<String> {
+        let members = members(&snapshot.pools[pool].servers);
+        members.into_iter().filter(|member| member.is_eligible).map(|member| member.name).collect()
+    }
+
+    #[test]
+    fn counts_and_states_survive_a_reload() {
+        let mut plan = plan_of("api", &["a", "b"]);
+        plan.pools[0].health_check = Some(a_check());
+        let mut publisher = Publisher::new(&plan, 2, 100);
+        let first = publisher.snapshot();
+        let place = server(&first, "api", "a").live.room.take().expect("room");
+        first.listeners["web"].live.stats.of(1).accepted.add(7);
+        assert!(publisher.set_state(&key("api", &plan.pools[0].servers[0]), State::Up));
+
+        plan.pools[0].servers[0].weight = 5;
+        publisher.apply(&plan);
+
+        let second = publisher.snapshot();
+        assert_eq!((first.generation, second.generation), (1, 2));
+        let a = server(&second, "api", "a");
+        assert_eq!((a.live.room.taken(), a.state, a.plan.weight), (1, State::Up, 5));
+        assert_eq!(server(&second, "api", "b").state, State::Checking);
+        assert_eq!(second.listeners["web"].live.stats.sum(|stats| stats.accepted.get()), 7);
+        drop(place);
+        assert_eq!(a.live.room.taken(), 0);
+    }
+
+    #[test]
+    fn a_state_changes_without_a_new_generation_and_only_once() {
+        let plan = plan_of("api", &["a", "b"]);
+        let mut publisher = Publisher::new(&plan, 1, 100);
+        let a = key("api", &plan.pools[0].servers[0]);
+        assert!(publisher.set_state(&a, State::Down));
+        assert!(!publisher.set_state(&a, State::Down));
+        let now = publisher.snapshot();
+        assert_eq!(now.generation, 1);
+        assert_eq!(server(&now, "api", "a").state, State::Down);
+        assert_eq!(now.listeners["web"].pool.servers[0].state, State::Down);
+        let elsewhere = ServerKey { address: "127.0.0.9:1".parse().expect("an address"), ..a };
+        assert!(!publisher.set_state(&elsewhere, State::Up));
+    }
+
+    #[test]
+    fn unchecked_servers_stand_in_only_while_none_is_up_and_a_down_one_never_does() {
+        let mut plan = plan_of("api", &["a", "b", "c"]);
+        plan.pools[0].health_check = Some(a_check());
+        let mut publisher = Publisher::new(&plan, 1, 100);
+        let keys: Vec<_> = plan.pools[0].servers.iter().map(|server| key("api", server)).collect();
+        assert_eq!(eligible(&publisher.snapshot(), "api"), ["a", "b", "c"]);
+        publisher.set_state(&keys[0], State::Down);
+        assert_eq!(eligible(&publisher.snapshot(), "api"), ["b", "c"]);
+        publisher.set_state(&keys[1], State::Up);
+        assert_eq!(eligible(&publisher.snapshot(), "api"), ["b"]);
+        publisher.set_state(&keys[1], State::Down);
+        publisher.set_state(&keys[2], State::Down);
+        assert_eq!(eligible(&publisher.snapshot(), "api"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_server_that_is_up_without_weight_leaves_unchecked_ones_standing_in() {
+        let mut plan = plan_of("api", &["a", "b"]);
+        plan.pools[0].health_check = Some(a_check());
+        plan.pools[0].servers[0].weight = 0;
+        let mut publisher = Publisher::new(&plan, 1, 100);
+        publisher.set_state(&key("api", &plan.pools[0].servers[0]), State::Up);
+        assert_eq!(eligible(&publisher.snapshot(), "api"), ["b"]);
+    }
+
+    #[test]
+    fn a_removed_server_is_kept_while_it_has_connections_and_comes_back_unchecked() {
+        let mut plan = plan_of("api", &["a", "b"]);
+        plan.pools[0].health_check = Some(a_check());
+        let mut publisher = Publisher::new(&plan, 1, 100);
+        let a = plan.pools[0].servers[0].clone();
+        publisher.set_state(&key("api", &a), State::Up);
+        let held = Arc::clone(&server(&publisher.snapshot(), "api", "a").live);
+        let place = held.room.take().expect("room");
+
+        plan.pools[0].servers.remove(0);
+        publisher.apply(&plan);
+        assert_eq!(publisher.retired().len(), 1);
+        plan.pools[0].servers.push(a);
+        publisher.apply(&plan);
+        let now = publisher.snapshot();
+        let back = server(&now, "api", "a");
+        assert_eq!((back.live.room.taken(), back.state), (1, State::Checking));
+        assert!(publisher.retired().is_empty());
+        drop(place);
+    }
+
+    #[test]
+    fn what_nobody_holds_is_forgotten() {
+        let mut plan = plan_of("api", &["a", "b"]);
+        let mut publisher = Publisher::new(&plan, 1, 100);
+        plan.pools[0].servers.remove(0);
+        publisher.apply(&plan);
+        assert_eq!(publisher.registry.servers.len(), 1);
+        assert!(publisher.retired().is_empty());
+    }
+
+    #[test]
+    fn limits_take_effect_on_what_is_open_already() {
+        let mut plan = plan_of("api", &["a"]);
+        let mut publisher = Publisher::new(&plan, 1, 100);
+        let before = publisher.snapshot();
+        plan.process.max_connections = Auto::Set(9);
+        plan.listeners[0].max_connections = Some(8);
+        plan.pools[0].servers[0].max_connections = Some(7);
+        publisher.apply(&plan);
+        assert_eq!(before.process_room.limit(), 9);
+        assert_eq!(before.listeners["web"].live.room.limit(), 8);
+        assert_eq!(server(&before, "api", "a").live.room.limit(), 7);
+
+        plan.process.max_connections = Auto::Auto;
+        plan.listeners[0].max_connections = None;
+        publisher.apply(&plan);
+        assert_eq!(before.process_room.limit(), 100);
+        assert_eq!(before.listeners["web"].live.room.limit(), usize::MAX);
+    }
+}

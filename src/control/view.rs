@@ -1,0 +1,239 @@
+//! The desk as the API shows it. Reads, counts and words; changes nothing.
+
+use super::api;
+use super::checks::{Checked, Found, Last};
+use super::desk::Desk;
+use super::publisher::ServerKey;
+use std::sync::Arc;
+
+use crate::core::health::State;
+use crate::snapshot::{Listener, Pool, Server};
+
+/// The version of the binary, as every view tells it.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+pub fn status(desk: &Desk) -> api::Status {
+    let snapshot = desk.snapshot();
+    let states: Vec<_> = snapshot.pools.values().map(|pool| Standing::of(pool)).collect();
+    let count = |standing| states.iter().filter(|state| **state == standing).count();
+    let accepted = |listener: &Arc<Listener>| listener.live.stats.sum(|stats| stats.accepted.get());
+    api::Status {
+        version: VERSION.into(),
+        generation: snapshot.generation,
+        started: desk.started.to_string(),
+        io: desk.io.to_string(),
+        workers: desk.worker_count(),
+        state: if desk.is_draining() { "draining" } else { "serving" }.into(),
+        connections: api::Connections {
+            active: snapshot.process_room.taken(),
+            total: snapshot.listeners.values().map(accepted).sum(),
+        },
+        listeners: snapshot.listeners.len(),
+        pools: api::Pools {
+            total: states.len(),
+            degraded: count(Standing::Degraded),
+            empty: count(Standing::Empty),
+        },
+        last_reload: desk.last_reload().map(|last| api::LastReload {
+            at: last.at.to_string(),
+            ok: last.ok,
+            message: last.message,
+        }),
+    }
+}
+
+pub fn listeners(desk: &Desk) -> Vec<api::Listener> {
+    let shown = |listener: &Arc<Listener>| {
+        let room = &listener.live.room;
+        let state = match (desk.is_draining(), room.is_full()) {
+            (true, _) => "draining",
+            (false, true) => "full",
+            (false, false) => "listening",
+        };
+        api::Listener {
+            name: listener.plan.name.clone(),
+            bind: listener.plan.bind.iter().map(ToString::to_string).collect(),
+            pool: listener.plan.pool.clone(),
+            active: room.taken(),
+            total: listener.live.stats.sum(|stats| stats.accepted.get()),
+            rejected: listener.live.stats.sum(|stats| stats.rejected.total()),
+            limit: listener.plan.max_connections,
+            state: state.into(),
+        }
+    };
+    desk.snapshot().listeners.values().map(shown).collect()
+}
+
+pub fn pools(desk: &Desk) -> Vec<api::Pool> {
+    let shown = |pool: &Pool| api::Pool {
+        name: pool.plan.name.clone(),
+        balance: pool.plan.balance.to_string(),
+        servers_up: servers_in(pool, State::Up),
+        servers_total: pool.servers.len(),
+        active: pool.servers.iter().map(|server| server.live.room.taken()).sum(),
+        queued: 0, // clients never wait in a pool: there is no queue
+        state: Standing::of(pool).word().into(),
+        why: why_pool(pool),
+    };
+    desk.snapshot().pools.values().map(|pool| shown(pool)).collect()
+}
+
+pub fn servers(desk: &Desk) -> Vec<api::Server> {
+    let snapshot = desk.snapshot();
+    let pools = snapshot.pools.values();
+    pools.flat_map(|pool| pool.servers.iter().map(|server| self::server(desk, pool, server))).collect()
+}
+
+fn server(desk: &Desk, pool: &Pool, server: &Server) -> api::Server {
+    let last =
+        desk.checks.get(&ServerKey::new(&pool.plan.name, &server.plan)).as_deref().and_then(Checked::last);
+    let stats = &server.live.stats;
+    api::Server {
+        pool: pool.plan.name.clone(),
+        name: server.plan.name.clone(),
+        address: server.plan.address.to_string(),
+        state: server.state.to_string(),
+        why: why_server(server, last.as_ref()),
+        weight: server.plan.weight,
+        active: server.live.room.taken(),
+        total: stats.sum(|stats| stats.connections.get()),
+        connect_failures: stats.sum(|stats| stats.connect_failures.total()),
+        last_check: last.map(|last| api::LastCheck {
+            at: last.at.to_string(),
+            ok: last.found == Found::Ok,
+            ms: last.took.as_micros() as f64 / 1000.0,
+            message: found_text(&last.found),
+        }),
+    }
+}
+
+/// How well a pool stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    Up,
+    Degraded,
+    /// No server is up. Where none has been checked yet, they are tried all the same.
+    Empty,
+}
+
+impl Standing {
+    pub fn of(pool: &Pool) -> Self {
+        match servers_in(pool, State::Up) {
+            0 => Standing::Empty,
+            up if up == pool.servers.len() => Standing::Up,
+            _ => Standing::Degraded,
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Standing::Up => "up",
+            Standing::Degraded => "degraded",
+            Standing::Empty => "empty",
+        }
+    }
+}
+
+pub fn servers_in(pool: &Pool, state: State) -> usize {
+    pool.servers.iter().filter(|server| server.state == state).count()
+}
+
+fn why_pool(pool: &Pool) -> String {
+    let names = |state| {
+        let named = pool.servers.iter().filter(move |server| server.state == state);
+        named.map(|server| format!("`{}`", server.plan.name)).collect::<Vec<_>>().join(", ")
+    };
+    let parts = [(State::Down, "down"), (State::Checking, "not checked yet")];
+    let told = parts.map(|(state, word)| (names(state), word));
+    let told = told.iter().filter(|(names, _)| !names.is_empty());
+    told.map(|(names, word)| format!("{word}: {names}")).collect::<Vec<_>>().join("; ")
+}
+
+fn why_server(server: &Server, last: Option<&Last>) -> String {
+    match (server.state, last) {
+        (State::Down, Some(last)) => found_text(&last.found),
+        (State::Checking, _) => "waiting for its first check".into(),
+        (State::Up, _) if server.plan.weight == 0 => "weight 0: gets no new connections".into(),
+        (State::Up, _) if server.live.room.is_full() => "at its max_connections".into(),
+        _ => String::new(),
+    }
+}
+
+fn found_text(found: &Found) -> String {
+    match found {
+        Found::Ok => "ok".into(),
+        Found::Failed(why) => why.clone(),
+        Found::Void(why) => format!("does not count: {why}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::control::fixture::{a_check, desk_of, plan_of};
+
+    #[test]
+    fn a_pool_says_how_it_stands_and_why() {
+        let mut plan = plan_of("api", &["a", "b"]);
+        plan.pools[0].health_check = Some(a_check());
+        let desk = desk_of(&plan);
+        let keys: Vec<_> = plan.pools[0].servers.iter().map(|server| ServerKey::new("api", server)).collect();
+        let stands = || {
+            let pool = pools(&desk).remove(0);
+            (pool.state, pool.why, pool.servers_up)
+        };
+        assert_eq!(stands(), ("empty".into(), "not checked yet: `a`, `b`".into(), 0));
+        desk.set_state(&keys[0], State::Up);
+        assert_eq!(stands(), ("degraded".into(), "not checked yet: `b`".into(), 1));
+        desk.set_state(&keys[1], State::Up);
+        assert_eq!(stands(), ("up".into(), String::new(), 2));
+        desk.set_state(&keys[0], State::Down);
+        desk.set_state(&keys[1], State::Down);
+        assert_eq!(stands(), ("empty".into(), "down: `a`, `b`".into(), 0));
+        assert_eq!(status(&desk).pools, api::Pools { total: 1, degraded: 0, empty: 1 });
+    }
+
+    #[test]
+    fn a_server_that_is_down_says_what_its_last_check_found() {
+        let mut plan = plan_of("api", &["a"]);
+        plan.pools[0].health_check = Some(a_check());
+        let desk = desk_of(&plan);
+        let key = ServerKey::new("api", &plan.pools[0].servers[0]);
+        let failed = Found::Failed("connection refused".into());
+        desk.checks.entry(&key).note(failed, Duration::from_micros(1500));
+        desk.set_state(&key, State::Down);
+        let server = servers(&desk).remove(0);
+        assert_eq!((server.state.as_str(), server.why.as_str()), ("down", "connection refused"));
+        let last = server.last_check.expect("checked");
+        assert_eq!((last.ok, last.ms, last.message.as_str()), (false, 1.5, "connection refused"));
+    }
+
+    #[test]
+    fn the_shapes_have_exactly_the_promised_names() {
+        let desk = desk_of(&plan_of("api", &["a"]));
+        let keys = |value: serde_json::Value| {
+            let object = value.as_object().expect("an object").clone();
+            object.keys().cloned().collect::<Vec<_>>().join(" ")
+        };
+        let json = |value| serde_json::to_value(value).expect("JSON");
+        assert_eq!(
+            keys(json(status(&desk))),
+            "connections generation io last_reload listeners pools started state version workers"
+        );
+        let first = |value: serde_json::Value| value[0].clone();
+        assert_eq!(
+            keys(first(serde_json::to_value(listeners(&desk)).expect("JSON"))),
+            "active bind limit name pool rejected state total"
+        );
+        assert_eq!(
+            keys(first(serde_json::to_value(pools(&desk)).expect("JSON"))),
+            "active balance name queued servers_total servers_up state why"
+        );
+        assert_eq!(
+            keys(first(serde_json::to_value(servers(&desk)).expect("JSON"))),
+            "active address connect_failures last_check name pool state total weight why"
+        );
+    }
+}
