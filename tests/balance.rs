@@ -1,0 +1,319 @@
+//! What every way of choosing a server promises, whatever the servers, the weights and the counts.
+//!
+//! Seeded and pure: fields are vectors, randomness comes from a seeded generator. The claims
+//! that need the inside of one way stand in its own file.
+
+use std::cell::RefCell;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use proptest::prelude::*;
+use tidegate::core::balance::{Ask, Choice, Chooser, Field, HashKey, Kind, Load, Member, key};
+
+/// Servers that can be closed and hold connections.
+#[derive(Clone, Debug, Default)]
+struct Fleet {
+    closed: RefCell<Vec<bool>>,
+    active: RefCell<Vec<usize>>,
+}
+
+impl Fleet {
+    fn idle(count: usize) -> Self {
+        Fleet { closed: vec![false; count].into(), active: vec![0; count].into() }
+    }
+
+    fn close(&self, server: usize) {
+        self.closed.borrow_mut()[server] = true;
+    }
+
+    fn connect(&self, server: usize) {
+        self.active.borrow_mut()[server] += 1;
+    }
+}
+
+impl Field for Fleet {
+    fn is_open(&self, server: usize) -> bool {
+        !self.closed.borrow()[server]
+    }
+    fn active(&self, server: usize) -> usize {
+        self.active.borrow()[server]
+    }
+}
+
+fn member(name: &str, weight: u32) -> Member {
+    Member { name: name.to_owned(), weight, is_eligible: true }
+}
+
+fn members(weights: &[u32]) -> Vec<Member> {
+    weights.iter().enumerate().map(|(i, weight)| member(&format!("web{i}"), *weight)).collect()
+}
+
+/// A stream of seeded numbers (xorshift64*).
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    fn ask(&mut self, turn: u64) -> Ask {
+        Ask { key: self.roll(), random: self.roll(), turn }
+    }
+}
+
+/// How often each server is picked in `picks` connections that all end at once.
+fn tally(kind: Kind, weights: &[u32], fleet: &Fleet, picks: u64) -> Vec<u64> {
+    let (chooser, mut dice) = (Chooser::new(kind, members(weights)), Dice(42));
+    let mut counts = vec![0; weights.len()];
+    for turn in 0..picks {
+        counts[chooser.pick(&dice.ask(turn), fleet).expect("one is open").server] += 1;
+    }
+    counts
+}
+
+/// How many connections each server holds after `picks` that all stay open.
+fn filled(kind: Kind, weights: &[u32], picks: u64) -> Vec<usize> {
+    let fleet = Fleet::idle(weights.len());
+    let (chooser, mut dice) = (Chooser::new(kind, members(weights)), Dice(7));
+    for turn in 0..picks {
+        fleet.connect(chooser.pick(&dice.ask(turn), &fleet).expect("one is open").server);
+    }
+    fleet.active.into_inner()
+}
+
+/// Pearson's chi-square of counts against weights; those of weight 0 must have none.
+fn chi_square(counts: &[u64], weights: &[u32]) -> f64 {
+    let (total, weight): (u64, u32) = (counts.iter().sum(), weights.iter().sum());
+    let parts = counts.iter().zip(weights).map(|(count, share)| {
+        let expected = total as f64 * f64::from(*share) / f64::from(weight);
+        if *share == 0 { *count as f64 * 1e9 } else { (*count as f64 - expected).powi(2) / expected }
+    });
+    parts.sum()
+}
+
+const WEIGHTS: [u32; 5] = [100, 300, 50, 0, 550];
+const EQUAL: [u32; 4] = [10; 4];
+/// The value that chi-square with three degrees of freedom exceeds once in 10,000 runs.
+const CHI_SQUARE_3: f64 = 21.1;
+
+#[test]
+fn round_robin_gives_each_server_its_share_of_every_round() {
+    assert_eq!(tally(Kind::RoundRobin, &WEIGHTS, &Fleet::idle(5), 2000), [200, 600, 100, 0, 1100]);
+}
+
+#[test]
+fn by_lot_and_by_hash_each_server_gets_its_share() {
+    for kind in [Kind::Random, Kind::ConsistentHash] {
+        let counts = tally(kind, &WEIGHTS, &Fleet::idle(5), 50_000);
+        assert!(chi_square(&counts, &WEIGHTS) < CHI_SQUARE_3, "{kind}: {counts:?}");
+    }
+}
+
+#[test]
+fn by_lot_the_open_servers_share_what_a_closed_one_would_have_had_by_weight() {
+    let fleet = Fleet::idle(5);
+    fleet.close(4);
+    let counts = tally(Kind::Random, &[100, 300, 50, 200, 550], &fleet, 50_000);
+    assert!(chi_square(&counts, &[100, 300, 50, 200, 0]) < CHI_SQUARE_3, "{counts:?}");
+}
+
+#[test]
+fn equal_idle_servers_share_evenly() {
+    for kind in Kind::ALL.iter().filter(|kind| **kind != Kind::First) {
+        let counts = tally(*kind, &EQUAL, &Fleet::idle(4), 50_000);
+        assert!(chi_square(&counts, &EQUAL) < CHI_SQUARE_3, "{kind}: {counts:?}");
+    }
+}
+
+#[test]
+fn neighbouring_client_addresses_spread_as_evenly_as_random_keys() {
+    let chooser = Chooser::new(Kind::ConsistentHash, members(&EQUAL));
+    let local = SocketAddr::from(([192, 0, 2, 1], 443));
+    let mut counts = [0_u64; 4];
+    for host in 0..20_000_u32 {
+        let client = SocketAddr::new(IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + host)), 40_000);
+        let ask = Ask { key: key(HashKey::SourceIp, client, local), random: 0, turn: 0 };
+        counts[chooser.pick(&ask, &Fleet::idle(4)).unwrap().server] += 1;
+    }
+    assert!(chi_square(&counts, &EQUAL) < CHI_SQUARE_3, "{counts:?}");
+}
+
+#[test]
+fn least_connections_fills_servers_exactly_by_weight() {
+    assert_eq!(filled(Kind::LeastConnections, &WEIGHTS, 2000), [200, 600, 100, 0, 1100]);
+}
+
+#[test]
+fn power_of_two_keeps_the_load_nearly_even() {
+    let held = filled(Kind::PowerOfTwo, &[1; 20], 2000);
+    assert!(held.iter().all(|count| count.abs_diff(100) <= 5), "{held:?}"); // by lot alone: some 30 off
+    let held = filled(Kind::PowerOfTwo, &[100, 100, 200, 0, 200], 6000);
+    for (count, expected) in held.iter().zip([1000_usize, 1000, 2000, 0, 2000]) {
+        assert!(count.abs_diff(expected) <= expected / 50, "{held:?}");
+    }
+}
+
+#[test]
+fn power_of_two_draws_every_pair_alike_even_beside_closed_servers() {
+    let fleet = Fleet { active: vec![9, 9, 0, 1, 2, 3].into(), ..Fleet::idle(6) };
+    fleet.close(0);
+    fleet.close(1);
+    let counts = tally(Kind::PowerOfTwo, &[10; 6], &fleet, 50_000);
+    // Of the six pairs of open servers the idlest wins three, the next two, the third one.
+    assert!(chi_square(&counts, &[0, 0, 3, 2, 1, 0]) < CHI_SQUARE_3, "{counts:?}");
+}
+
+#[test]
+fn round_robin_takes_equal_servers_in_order_and_steps_over_a_closed_one() {
+    let chooser = Chooser::new(Kind::RoundRobin, members(&[10, 10, 10]));
+    let fleet = Fleet::idle(3);
+    let picked = |turn| chooser.pick(&Ask { key: 0, random: 0, turn }, &fleet).unwrap().server;
+    assert_eq!([0, 1, 2, 3].map(picked), [0, 1, 2, 0]);
+    assert_eq!(picked(u64::MAX), 0); // 2^64 - 1 is a multiple of 3
+    fleet.close(1);
+    assert_eq!([0, 1, 2, 3].map(picked), [0, 2, 2, 0]);
+    fleet.close(2);
+    assert_eq!([0, 1, 2, 3].map(picked), [0; 4]);
+}
+
+#[test]
+fn first_takes_the_first_open_server() {
+    let chooser = Chooser::new(Kind::First, members(&[0, 1, 1]));
+    let (fleet, ask) = (Fleet::idle(3), Dice(1).ask(0));
+    assert_eq!(chooser.pick(&ask, &fleet).map(|choice| choice.server), Some(1));
+    fleet.close(1);
+    assert_eq!(chooser.pick(&ask, &fleet).map(|choice| choice.server), Some(2));
+}
+
+#[test]
+fn a_pool_without_anybody_to_pick_says_so() {
+    let mut down = members(&[1, 1]);
+    down.iter_mut().for_each(|member| member.is_eligible = false);
+    for kind in Kind::ALL {
+        for nobody in [Vec::new(), members(&[0, 0]), down.clone()] {
+            let fleet = Fleet::idle(nobody.len());
+            assert_eq!(Chooser::new(*kind, nobody).pick(&Dice(1).ask(0), &fleet), None);
+        }
+    }
+}
+
+/// The server of each of 10,000 keys, by name.
+fn owners<'a>(chooser: &Chooser, all: &'a [Member]) -> Vec<&'a str> {
+    let (mut dice, fleet) = (Dice(99), Fleet::idle(all.len()));
+    let picks = (0..10_000).map(|turn| chooser.pick(&dice.ask(turn), &fleet).unwrap().server);
+    picks.map(|server| all[server].name.as_str()).collect()
+}
+
+fn hashing(all: &[Member]) -> Chooser {
+    Chooser::new(Kind::ConsistentHash, all.to_vec())
+}
+
+#[test]
+fn removing_a_server_from_the_configuration_moves_little_more_than_its_own_keys() {
+    for count in [3, 10, 40] {
+        let all = members(&vec![100; count]);
+        let mut fewer = all.clone();
+        let gone = fewer.remove(count / 2);
+
+        let (before, after) = (owners(&hashing(&all), &all), owners(&hashing(&fewer), &fewer));
+        let moved: Vec<_> = before.iter().zip(&after).filter(|(was, is)| was != is).collect();
+        let needlessly = moved.iter().filter(|(was, _)| **was != gone.name).count() as f64 / 1e4;
+        let moved = moved.len() as f64 / 1e4;
+        assert!(moved <= 1.0 / count as f64 + 0.03, "{moved} of the keys moved among {count}");
+        assert!(needlessly <= 0.02, "{needlessly} of the keys moved needlessly among {count}");
+    }
+}
+
+#[test]
+fn a_server_that_goes_down_loses_its_own_keys_alone_and_gets_exactly_them_back() {
+    let all = members(&[100, 200, 50, 100, 100]);
+    let healthy = hashing(&all);
+    let before = owners(&healthy, &all);
+
+    let mut sick = all.clone();
+    sick[1].is_eligible = false;
+    let degraded = healthy.rebuilt(Kind::ConsistentHash, sick);
+    for (was, is) in before.iter().zip(owners(&degraded, &all)) {
+        assert_ne!(is, "web1");
+        assert!(*was == "web1" || *was == is, "a key of {was} moved to {is}");
+    }
+    let healed = degraded.rebuilt(Kind::ConsistentHash, all.clone());
+    assert_eq!(owners(&healed, &all), before);
+}
+
+#[test]
+fn the_order_of_servers_in_the_file_moves_no_key() {
+    let all = members(&[100, 200, 50, 100, 100]);
+    let turned: Vec<Member> = all.iter().rev().cloned().collect();
+    let before = owners(&hashing(&all), &all);
+    assert_eq!(owners(&hashing(&turned), &turned), before);
+    let rebuilt = hashing(&all).rebuilt(Kind::ConsistentHash, turned.clone());
+    assert_eq!(owners(&rebuilt, &turned), before);
+}
+
+/// A pool and the moment of a pick: members, who is closed, how busy each is.
+fn scene() -> impl Strategy<Value = (Vec<Member>, Fleet)> {
+    let server = (0_u32..4, prop::bool::weighted(0.8), prop::bool::weighted(0.2), 0_usize..6);
+    prop::collection::vec(server, 0..9).prop_map(|servers| {
+        let (mut all, fleet) = (Vec::new(), Fleet::default());
+        for (place, (weight, is_eligible, is_closed, active)) in servers.into_iter().enumerate() {
+            all.push(Member { is_eligible, ..member(&format!("s{place}"), weight * 7) });
+            fleet.closed.borrow_mut().push(is_closed);
+            fleet.active.borrow_mut().push(active);
+        }
+        (all, fleet)
+    })
+}
+
+fn may_be_picked(all: &[Member], fleet: &Fleet, server: usize) -> bool {
+    all[server].is_eligible && all[server].weight > 0 && fleet.is_open(server)
+}
+
+/// No open server carries strictly less per weight than the one that was chosen.
+fn is_least(all: &[Member], fleet: &Fleet, choice: Choice) -> bool {
+    let load = |server: usize| Load { active: fleet.active(server), weight: all[server].weight };
+    let open = (0..all.len()).filter(|server| may_be_picked(all, fleet, *server));
+    open.map(load).all(|other| other.compare(&load(choice.server)).is_ge())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn trying_again_and_again_visits_every_open_server_once_and_nobody_else(
+        (all, before) in scene(),
+        seed in 1_u64..,
+    ) {
+        let expected: Vec<_> = (0..all.len()).filter(|s| may_be_picked(&all, &before, *s)).collect();
+        for kind in Kind::ALL {
+            let (chooser, ask, fleet) =
+                (Chooser::new(*kind, all.clone()), Dice(seed).ask(seed), before.clone());
+            let mut visited = Vec::new();
+            while let Some(choice) = chooser.pick(&ask, &fleet) {
+                prop_assert!(may_be_picked(&all, &fleet, choice.server), "{choice:?} of {all:?}");
+                prop_assert_eq!(chooser.pick(&ask, &fleet), Some(choice)); // asked again, the same
+                let is_fair = *kind != Kind::LeastConnections || is_least(&all, &fleet, choice);
+                prop_assert!(is_fair, "{choice:?} of {all:?} in {fleet:?}");
+                visited.push(choice.server);
+                fleet.close(choice.server);
+            }
+            prop_assert!(*kind != Kind::First || visited.is_sorted());
+            visited.sort_unstable();
+            prop_assert_eq!(&visited, &expected, "{}", kind);
+        }
+    }
+
+    #[test]
+    fn power_of_two_never_takes_the_busiest_while_another_is_open(
+        active in prop::collection::vec(0_usize..50, 2..9),
+        seed in 1_u64..,
+    ) {
+        let fleet = Fleet { active: active.clone().into(), ..Fleet::idle(active.len()) };
+        let chooser = Chooser::new(Kind::PowerOfTwo, members(&vec![10; active.len()]));
+        let taken = active[chooser.pick(&Dice(seed).ask(0), &fleet).unwrap().server];
+        let as_busy = active.iter().filter(|other| **other >= taken).count();
+        prop_assert!(as_busy >= 2, "the one of {taken} among {active:?}");
+    }
+}

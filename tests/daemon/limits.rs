@@ -1,0 +1,87 @@
+//! Never more than N, whatever the race.
+
+use std::io::ErrorKind;
+use std::net::TcpStream;
+use std::time::Duration;
+
+use crate::peers::{Client, Greeter, config};
+use crate::support::record::word;
+use crate::support::{Daemon, PATIENCE, eventually};
+
+#[test]
+fn a_full_listener_lets_clients_wait_until_there_is_room() {
+    let server = Greeter::start("a");
+    let (text, front) = config(&[server.toml()], "max_connections = 2", "");
+    let _daemon = Daemon::start(&text);
+    let (first, _second) = (Client::connect(front).unwrap(), Client::connect(front).unwrap());
+    let waiting = TcpStream::connect(front).unwrap();
+    waiting.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    assert_eq!(waiting.peek(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock, "it waits in the queue");
+    first.leave().unwrap();
+    waiting.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(waiting.peek(&mut [0]).unwrap(), 1, "it is greeted as soon as there is room");
+}
+
+#[test]
+fn a_full_listener_that_refuses_resets_and_says_why() {
+    let server = Greeter::start("a");
+    let (text, front) = config(&[server.toml()], "max_connections = 1\nwhen_full = \"refuse\"", "");
+    let daemon = Daemon::start(&text);
+    let first = Client::connect(front).unwrap();
+    let refused = Client::connect(front).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::ConnectionReset);
+    let record = &daemon.access_log_of(1)[0];
+    assert_eq!((word(record, "close.reason"), word(record, "close.how")), ("listener_limit", "policy"));
+    let rejected =
+        || daemon.metric("tidegate_listener_rejected_connections_total", &[("reason", "listener_limit")]);
+    assert_eq!(rejected(), 1.0);
+    first.leave().unwrap();
+    eventually("the place to be free", PATIENCE, || Client::connect(front).ok());
+}
+
+#[test]
+fn a_process_limit_holds_over_all_listeners() {
+    let server = Greeter::start("a");
+    let (text, front) = config(&[server.toml()], "when_full = \"refuse\"", "");
+    let daemon = Daemon::start(&format!("[process]\nmax_connections = 1\n\n{text}"));
+    let _first = Client::connect(front).unwrap();
+    Client::connect(front).expect_err("the process is full");
+    assert!(word(&daemon.access_log_of(1)[0], "close.detail").contains("the process"));
+}
+
+#[test]
+fn a_full_server_is_passed_over_and_a_full_pool_refuses() {
+    let servers = [Greeter::start("a"), Greeter::start("b")];
+    let limited = |server: &Greeter| server.toml().replace(" }", ", max_connections = 1 }");
+    let (text, front) = config(&servers.each_ref().map(limited), "", "balance = \"first\"");
+    let daemon = Daemon::start(&text);
+    let (first, second) = (Client::connect(front).unwrap(), Client::connect(front).unwrap());
+    assert_eq!((first.server.as_str(), second.server.as_str()), ("a", "b"));
+    Client::connect(front).expect_err("both are full");
+    assert_eq!(word(&daemon.access_log_of(1)[0], "close.reason"), "server_limit");
+}
+
+#[test]
+fn limits_are_exact_under_many_clients_at_once() {
+    let server = Greeter::start("a");
+    let (text, front) = config(&[server.toml()], "max_connections = 7", "");
+    let daemon = Daemon::start(&text);
+    let crowd: Vec<_> = (0..40)
+        .map(|_| {
+            std::thread::spawn(move || {
+                for _ in 0..10 {
+                    let mut client = Client::connect(front).unwrap();
+                    client.echo(b"in").unwrap();
+                    client.leave().unwrap();
+                }
+            })
+        })
+        .collect();
+    crowd.into_iter().for_each(|client| client.join().unwrap());
+    assert_eq!(server.taken(), 400);
+    // The server sees an end a moment after its place was given to the next: one may overlap for each.
+    assert!(server.most_open() <= 14, "{} at once", server.most_open());
+    eventually("all places to be free", PATIENCE, || {
+        (daemon.metric("tidegate_listener_active_connections", &[]) == 0.0).then_some(())
+    });
+}

@@ -1,0 +1,13 @@
+//! The running daemon, promise by promise: real sockets, real signals, scripted servers.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod account; // every connection ends in one word, and all views tell the same one
+mod choose; // which server, and what happens when it does not take the client
+mod exhausted; // descriptors and ports run out
+mod limits; // never more than N
+mod observe; // what operators see
+mod peers; // scripted servers and clients
+mod reload; // SIGHUP
+mod stop; // SIGTERM, and its friends

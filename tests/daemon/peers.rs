@@ -1,0 +1,221 @@
+//! Scripted servers and clients.
+//!
+//! A `Greeter` says its name on one line and then sends back whatever it gets, so that a client
+//! knows who serves it and that bytes pass in both directions.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+
+use crate::support::{PATIENCE, free_port};
+
+/// How long handshakes under way get to arrive before a listener is shut. Nothing tells when
+/// the last one has: loopback needs microseconds.
+const LAST_ARRIVALS: std::time::Duration = std::time::Duration::from_millis(10);
+
+/// A server that greets and echoes.
+pub struct Greeter {
+    pub name: &'static str,
+    pub address: SocketAddr,
+    shared: Arc<Shared>,
+    listener: Arc<TcpListener>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    taken: AtomicUsize,
+    open: AtomicUsize,
+    most_open: AtomicUsize,
+    streams: Mutex<Vec<Arc<TcpStream>>>,
+}
+
+impl Greeter {
+    pub fn start(name: &'static str) -> Greeter {
+        Greeter::at(name, (Ipv4Addr::LOCALHOST, free_port()).into())
+    }
+
+    /// At a given address: also one where a server has been before.
+    pub fn at(name: &'static str, address: SocketAddr) -> Greeter {
+        let listener = Arc::new(TcpListener::bind(address).expect("a free address"));
+        let shared = Arc::new(Shared::default());
+        let thread = thread::spawn({
+            let (listener, shared) = (Arc::clone(&listener), Arc::clone(&shared));
+            move || accept(&listener, name, &shared)
+        });
+        Greeter { name, address, shared, listener, thread: Some(thread) }
+    }
+
+    /// Connections that it has taken.
+    pub fn taken(&self) -> usize {
+        self.shared.taken.load(Ordering::SeqCst)
+    }
+
+    /// The most connections that it had at one moment.
+    pub fn most_open(&self) -> usize {
+        self.shared.most_open.load(Ordering::SeqCst)
+    }
+
+    /// Its line of the configuration.
+    pub fn toml(&self) -> String {
+        format!("{{ name = \"{}\", address = \"{}\" }}", self.name, self.address)
+    }
+
+    /// Dies as a killed process does: refuses from now on, and resets what is open.
+    pub fn die(&mut self) {
+        self.stop_listening();
+        for stream in self.shared.streams.lock().unwrap().drain(..) {
+            let _ = socket2::SockRef::from(&*stream).set_linger(Some(std::time::Duration::ZERO));
+            let _ = stream.shutdown(Shutdown::Read); // wakes its thread, which drops the socket
+        }
+    }
+
+    /// Refuses new connections; those that it has go on, and those that are queued are served.
+    pub fn stop_listening(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            let _ = tidegate::sys::socket::drop_new_attempts(self.listener.as_fd());
+            thread::sleep(LAST_ARRIVALS);
+            let _ = socket2::SockRef::from(&*self.listener).shutdown(Shutdown::Both);
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Greeter {
+    fn drop(&mut self) {
+        self.die();
+    }
+}
+
+fn accept(listener: &TcpListener, name: &'static str, shared: &Arc<Shared>) {
+    while let Ok((stream, _)) = listener.accept() {
+        shared.taken.fetch_add(1, Ordering::SeqCst);
+        let open = shared.open.fetch_add(1, Ordering::SeqCst) + 1;
+        shared.most_open.fetch_max(open, Ordering::SeqCst);
+        let stream = Arc::new(stream);
+        shared.streams.lock().unwrap().push(Arc::clone(&stream));
+        let shared = Arc::clone(shared);
+        thread::spawn(move || {
+            let _ = greet_and_echo(&stream, name);
+            shared.streams.lock().unwrap().retain(|other| !Arc::ptr_eq(other, &stream));
+            shared.open.fetch_sub(1, Ordering::SeqCst);
+        });
+    }
+}
+
+fn greet_and_echo(mut stream: &TcpStream, name: &str) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    writeln!(stream, "{name}")?;
+    let mut chunk = [0; 16 * 1024];
+    loop {
+        match stream.read(&mut chunk)? {
+            0 => return Ok(()),
+            read => stream.write_all(&chunk[..read])?,
+        }
+    }
+}
+
+/// A client that has been greeted.
+#[derive(Debug)]
+pub struct Client {
+    reader: BufReader<TcpStream>,
+    /// The server that serves it.
+    pub server: String,
+}
+
+impl Client {
+    /// Connects and waits for the greeting.
+    pub fn connect(to: SocketAddr) -> io::Result<Client> {
+        Client::greeted_on(TcpStream::connect(to)?)
+    }
+
+    /// The same from one of the many addresses of loopback.
+    pub fn connect_from(from: Ipv4Addr, to: SocketAddr) -> io::Result<Client> {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+        socket.bind(&SocketAddr::from((from, 0)).into())?;
+        socket.connect(&to.into())?;
+        Client::greeted_on(socket.into())
+    }
+
+    /// Waits for the greeting on a stream that stands.
+    pub fn greeted_on(stream: TcpStream) -> io::Result<Client> {
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_nodelay(true)?;
+        let mut client = Client { reader: BufReader::new(stream), server: String::new() };
+        let mut line = String::new();
+        if client.reader.read_line(&mut line)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        client.server = line.trim_end().to_owned();
+        Ok(client)
+    }
+
+    /// Says something and hears it back.
+    pub fn echo(&mut self, said: &[u8]) -> io::Result<()> {
+        self.reader.get_mut().write_all(said)?;
+        let mut heard = vec![0; said.len()];
+        self.reader.read_exact(&mut heard)?;
+        assert_eq!(heard, said, "an echo is what was said");
+        Ok(())
+    }
+
+    /// Leaves in good order and hears the server's end.
+    pub fn leave(mut self) -> io::Result<()> {
+        self.reader.get_mut().shutdown(Shutdown::Write)?;
+        let mut rest = Vec::new();
+        self.reader.read_to_end(&mut rest)?;
+        assert!(rest.is_empty(), "the server had nothing more to say");
+        Ok(())
+    }
+
+    /// The error, or the end of the stream, that comes without having asked for it.
+    pub fn farewell(&mut self) -> io::Result<usize> {
+        self.reader.read(&mut [0; 1])
+    }
+}
+
+/// A listener whose queue is full: the kernel drops what comes, as a dead host does.
+pub struct BlackHole {
+    pub address: SocketAddr,
+    _listener: socket2::Socket,
+    _fillers: Vec<TcpStream>,
+}
+
+impl BlackHole {
+    pub fn start() -> BlackHole {
+        let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, free_port())).into()).unwrap();
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap().as_socket().unwrap();
+        let patience = std::time::Duration::from_millis(200);
+        let mut fillers = Vec::new();
+        while let Ok(filler) = TcpStream::connect_timeout(&address, patience) {
+            fillers.push(filler);
+        }
+        BlackHole { address, _listener: listener, _fillers: fillers }
+    }
+}
+
+/// An address of loopback where nobody listens.
+pub fn nobody() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, free_port()).into()
+}
+
+/// A listener `l` at a free port and a pool `p` of these servers. `listener` and `pool` are
+/// lines for their tables.
+pub fn config(servers: &[String], listener: &str, pool: &str) -> (String, SocketAddr) {
+    let front = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+    (config_at(front, servers, listener, pool), front)
+}
+
+/// The same at a known address, for a reload.
+pub fn config_at(front: SocketAddr, servers: &[String], listener: &str, pool: &str) -> String {
+    let servers = servers.join(", ");
+    format!(
+        "[listener.l]\nbind = [\"{front}\"]\npool = \"p\"\n{listener}\n\n\
+         [pool.p]\nservers = [{servers}]\n{pool}\n"
+    )
+}

@@ -1,0 +1,163 @@
+//! SIGHUP: a valid file becomes the next snapshot, no connection is touched, and a bad file
+//! changes nothing.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+
+use crate::peers::{Client, Greeter, config, config_at, nobody};
+use crate::support::{Daemon, PATIENCE, eventually};
+
+/// Reloads and waits until the daemon has done so.
+fn reload(daemon: &mut Daemon, text: &str) {
+    let generation = daemon.metric("tidegate_config_generation", &[]);
+    daemon.rewrite_config(text);
+    daemon.signal(Signal::SIGHUP);
+    eventually("the reload", PATIENCE, || {
+        (daemon.metric("tidegate_config_generation", &[]) == generation + 1.0).then_some(())
+    });
+}
+
+/// Asks for a reload and waits until it has been refused.
+fn refused_reload(daemon: &mut Daemon) -> String {
+    daemon.signal(Signal::SIGHUP);
+    eventually("the refusal", PATIENCE, || {
+        (daemon.metric("tidegate_config_last_reload_successful", &[]) == 0.0).then_some(())
+    });
+    daemon.stderr()
+}
+
+fn serves(front: SocketAddr) -> String {
+    Client::connect(front).unwrap().server
+}
+
+#[test]
+fn servers_come_and_go_and_open_connections_stay() {
+    let (old, new) = (Greeter::start("old"), Greeter::start("new"));
+    let (text, front) = config(&[old.toml()], "", "");
+    let mut daemon = Daemon::start(&text);
+    let mut stays = Client::connect(front).unwrap();
+    reload(&mut daemon, &config_at(front, &[new.toml()], "", ""));
+    assert_eq!(serves(front), "new");
+    stays.echo(b"untouched").unwrap();
+    assert_eq!(stays.server, "old");
+    stays.leave().unwrap();
+}
+
+#[test]
+fn a_hundred_reloads_under_load_break_nothing() {
+    let servers = [Greeter::start("a"), Greeter::start("b")];
+    let both = servers.each_ref().map(Greeter::toml);
+    let (text, front) = config(&both, "", "");
+    let mut daemon = Daemon::start(&text);
+    let mut stays: Vec<Client> = (0..20).map(|_| Client::connect(front).unwrap()).collect();
+    let before = daemon.resources();
+    let load = std::thread::spawn(move || {
+        for _ in 0..1500 {
+            let mut client = Client::connect(front).unwrap();
+            client.echo(b"load").unwrap();
+            client.leave().unwrap();
+        }
+    });
+    for turn in 0..100 {
+        let servers = if turn % 2 == 0 { &both[..1] } else { &both[..] };
+        reload(&mut daemon, &config_at(front, servers, "", ""));
+    }
+    load.join().expect("no client saw an error");
+    for client in &mut stays {
+        client.echo(b"untouched").unwrap();
+    }
+    let after = daemon.resources();
+    assert!(after.threads <= before.threads + 1, "one thread may have been made to read files");
+    eventually("descriptors to be given back", PATIENCE, || {
+        (daemon.resources().descriptors <= before.descriptors + 4).then_some(())
+    });
+}
+
+#[test]
+fn counts_and_limits_outlive_a_reload() {
+    let server = Greeter::start("a");
+    let (text, front) = config(&[server.toml()], "when_full = \"refuse\"", "");
+    let mut daemon = Daemon::start(&text);
+    let open = [Client::connect(front).unwrap(), Client::connect(front).unwrap()];
+    reload(
+        &mut daemon,
+        &config_at(front, &[server.toml()], "when_full = \"refuse\"\nmax_connections = 2", ""),
+    );
+    assert_eq!(daemon.metric("tidegate_listener_active_connections", &[]), 2.0);
+    assert_eq!(daemon.metric("tidegate_server_active_connections", &[("server", "a")]), 2.0);
+    Client::connect(front).expect_err("the two that were there before fill it");
+    open.into_iter().for_each(|client| client.leave().unwrap());
+    eventually("room again", PATIENCE, || Client::connect(front).ok());
+}
+
+#[test]
+fn a_server_that_was_down_stays_down_over_a_reload() {
+    let check = "[pool.p.health_check]\ninterval = \"50ms\"\ntimeout = \"50ms\"\nrise = 1\nfall = 1";
+    let server = Greeter::start("alive");
+    let dead = format!("{{ name = \"dead\", address = \"{}\" }}", nobody());
+    let servers = [dead, server.toml()];
+    let (text, front) = config(&servers, "", check);
+    let mut daemon = Daemon::start(&text);
+    let down = |daemon: &Daemon| daemon.metric("tidegate_pool_servers", &[("state", "down")]);
+    eventually("the dead server to be down", PATIENCE, || (down(&daemon) == 1.0).then_some(()));
+    let tried = daemon.metric("tidegate_server_connect_failures_total", &[("server", "dead")]);
+    for _ in 0..5 {
+        reload(&mut daemon, &config_at(front, &servers, "", check));
+        assert_eq!(down(&daemon), 1.0);
+        assert_eq!(serves(front), "alive");
+    }
+    assert_eq!(daemon.metric("tidegate_server_connect_failures_total", &[("server", "dead")]), tried);
+}
+
+#[test]
+fn a_bad_file_changes_nothing_and_says_why() {
+    let server = Greeter::start("a");
+    let (text, front) = config(&[server.toml()], "", "");
+    let mut daemon = Daemon::start(&text);
+    daemon.rewrite_config(&text.replace("servers", "serverz"));
+    let said = refused_reload(&mut daemon);
+    assert!(said.contains("serverz") && said.contains("servers"), "{said}");
+    assert_eq!(serves(front), "a");
+    assert_eq!(daemon.metric("tidegate_config_generation", &[]), 1.0);
+    reload(&mut daemon, &text);
+    assert_eq!(daemon.metric("tidegate_config_last_reload_successful", &[]), 1.0);
+}
+
+#[test]
+fn what_needs_a_restart_is_refused_as_a_whole() {
+    let (old, new) = (Greeter::start("old"), Greeter::start("new"));
+    let (text, front) = config(&[old.toml()], "", "");
+    let mut daemon = Daemon::start(&text);
+    daemon.rewrite_config(&config_at(nobody(), &[new.toml()], "", ""));
+    let said = refused_reload(&mut daemon);
+    assert!(said.contains("restart") && said.contains('l'), "{said}");
+    assert_eq!(serves(front), "old");
+}
+
+#[test]
+fn a_missing_file_at_the_start_is_exit_78_and_at_a_reload_changes_nothing() {
+    let server = Greeter::start("a");
+    let (text, front) = config(&[server.toml()], "", "");
+    let mut daemon = Daemon::start(&text);
+    std::fs::remove_file(daemon.config_path()).unwrap();
+    let said = refused_reload(&mut daemon);
+    assert!(said.contains("there is no such file"), "{said}");
+    assert_eq!(serves(front), "a");
+    let missing =
+        daemon.tidegate(&["run", "-c", &Path::new("/nonexistent/tidegate.toml").display().to_string()]);
+    assert_eq!(missing.status.code(), Some(78));
+}
+
+#[test]
+fn a_bad_file_at_the_start_is_exit_78_with_the_same_text_as_check() {
+    let (text, _) = config(&[format!("\"{}\"", nobody())], "", "balance = \"least-conections\"");
+    let mut daemon = Daemon::builder(&text).spawn();
+    let (code, _, stderr) = daemon.wait();
+    assert_eq!(code, Some(78), "{stderr}");
+    let checked = daemon.tidegate(&["check", &daemon.config_path().display().to_string()]);
+    assert_eq!(checked.status.code(), Some(1));
+    assert!(stderr.contains("least-connections"), "{stderr}");
+    assert_eq!(String::from_utf8_lossy(&checked.stderr), stderr);
+}

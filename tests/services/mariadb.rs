@@ -1,0 +1,103 @@
+//! MariaDB and its clients, through Tidegate: a protocol in which the server speaks first.
+
+use std::process::{Command, Stdio};
+
+use nix::sys::signal::Signal;
+
+use crate::rig::{Check, Rig, wait_for_port};
+use crate::support::proc::{self, Proc, Spec, TempDir};
+use crate::support::record::word;
+use crate::support::{PATIENCE, eventually, free_port};
+
+struct MariaDb {
+    port: u16,
+    _process: Proc,
+    _dir: TempDir,
+}
+
+impl MariaDb {
+    fn start() -> MariaDb {
+        let dir = TempDir::new("mariadb");
+        let data = format!("--datadir={}", dir.join("data").display());
+        let mut install = Command::new("mariadb-install-db");
+        install.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db", &data]);
+        install.args(as_root());
+        proc::run(&mut install);
+
+        let port = free_port();
+        let mut command = Command::new("mariadbd");
+        command.args(["--no-defaults", &data, "--bind-address=127.0.0.1", "--skip-name-resolve"]);
+        command.args([format!("--port={port}"), format!("--socket={}", dir.join("socket").display())]);
+        command.arg("--innodb-flush-log-at-trx-commit=0").args(as_root());
+        command.env("PATH", format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default()));
+        // Nothing in this directory is worth a shutdown of some seconds.
+        let spec = Spec { name: "mariadb".into(), command, user: None, end: Signal::SIGKILL };
+        let mut process = Proc::start(&spec, dir.path()).expect("mariadbd starts");
+        wait_for_port(port, || process.try_wait().is_none());
+        eventually("MariaDB to answer", PATIENCE, || {
+            let output = client("mariadb", port).args(["-e", "select 1"]).output().expect("mariadb runs");
+            output.status.success().then_some(())
+        });
+        MariaDb { port, _process: process, _dir: dir }
+    }
+}
+
+/// mariadbd runs as root only when it is told to.
+fn as_root() -> Option<&'static str> {
+    proc::is_root().then_some("--user=root")
+}
+
+/// One of MariaDB's client programs, over TCP.
+fn client(program: &str, port: u16) -> Command {
+    let mut command = Command::new(program);
+    command.args(["--no-defaults", "--protocol=tcp", "-h", "127.0.0.1", "-u", "root"]);
+    command.args(["-P", &port.to_string()]).stdin(Stdio::null());
+    command
+}
+
+/// What a statement prints, without headings.
+#[track_caller]
+fn ask(port: u16, statement: &str) -> String {
+    proc::run(client("mariadb", port).args(["-N", "-B", "-e", statement]))
+}
+
+#[test]
+fn a_server_that_speaks_first_is_heard_at_once_every_time() {
+    let server = MariaDb::start();
+    let rig = Rig::start(&[server.port], Check::Tcp);
+
+    for round in 1..=50 {
+        assert_eq!(ask(rig.port, &format!("select {round} * 2")), format!("{}\n", round * 2));
+    }
+    let log = rig.settled();
+    assert_eq!(log.len(), 50);
+    let strange: Vec<_> = log.iter().filter(|record| word(record, "close.reason") != "done").collect();
+    assert!(strange.is_empty(), "every session ended in order, but: {strange:?}");
+}
+
+#[test]
+fn a_dump_and_its_load_carry_every_row() {
+    let server = MariaDb::start();
+    let rig = Rig::start(&[server.port], Check::Tcp);
+    // 40,000 rows of 224 hexadecimal digits: about 10 MB each way.
+    let fill = "create database one; create database two; use one; create table t (id int primary key, body text);
+                insert into t select seq, concat(sha2(seq, 512), sha2(seq + 1000000, 384)) from seq_1_to_40000;";
+    ask(server.port, fill);
+
+    let mut dump =
+        client("mariadb-dump", rig.port).arg("one").stdout(Stdio::piped()).spawn().expect("a dump");
+    let from = dump.stdout.take().expect("its output");
+    let load = client("mariadb", rig.port).arg("two").stdin(from).output().expect("a load");
+    assert!(dump.wait().expect("the dump ends").success());
+    assert!(load.status.success(), "{}", String::from_utf8_lossy(&load.stderr));
+
+    let sum = |table: &str| ask(server.port, &format!("checksum table {table}"));
+    assert_eq!(
+        sum("one.t").split_once('\t').map(|pair| pair.1),
+        sum("two.t").split_once('\t').map(|pair| pair.1)
+    );
+    assert_eq!(ask(server.port, "select count(*) from two.t"), "40000\n");
+    let log = rig.settled();
+    let carried: u64 = log.iter().map(|record| record["bytes_in"].as_u64().unwrap_or(0)).sum();
+    assert!(carried > 8 << 20, "the load went through Tidegate: {carried} bytes from clients");
+}
