@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
-use crate::support::{PATIENCE, free_port};
+use crate::support::{PATIENCE, free_port, listen};
 
 /// How long handshakes under way get to arrive before a listener is shut. Nothing tells when
 /// the last one has: loopback needs microseconds.
@@ -40,7 +40,7 @@ impl Greeter {
 
     /// At a given address: also one where a server has been before.
     pub fn at(name: &'static str, address: SocketAddr) -> Greeter {
-        let listener = Arc::new(TcpListener::bind(address).expect("a free address"));
+        let listener = Arc::new(listen(address));
         let shared = Arc::new(Shared::default());
         let thread = thread::spawn({
             let (listener, shared) = (Arc::clone(&listener), Arc::clone(&shared));

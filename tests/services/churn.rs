@@ -1,14 +1,14 @@
 //! Ten thousand short connections leave nothing behind.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::thread;
 
 use socket2::{Domain, Socket, Type};
 
 use crate::rig::{Check, Rig};
 use crate::support::record::word;
-use crate::support::{PATIENCE, Resources, eventually};
+use crate::support::{PATIENCE, Resources, eventually, listen};
 
 const CLIENTS: usize = 8;
 const CYCLES_EACH: usize = 1_250;
@@ -17,7 +17,7 @@ const WARM_UP_EACH: usize = 25;
 /// Echoes until the client ends, for ever. Two of these share the load, so that neither
 /// runs out of ports from the one address of the proxy.
 fn echo_server() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+    let listener = listen("127.0.0.1:0");
     let port = listener.local_addr().expect("its address").port();
     thread::spawn(move || {
         for socket in listener.incoming().map_while(Result::ok) {

@@ -1,12 +1,12 @@
 //! Every byte arrives, in order, in both directions at once, whatever the size.
 
 use std::io;
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::thread::{self, JoinHandle};
 
 use crate::rig::{Check, Rig};
 use crate::support::record::{number, word};
-use crate::support::{PATIENCE, stream};
+use crate::support::{PATIENCE, listen, stream};
 
 /// Enough for a thread whose buffers are on the heap; there are thousands of threads here.
 const STACK_BYTES: usize = 256 << 10;
@@ -47,7 +47,7 @@ struct Server {
 
 impl Server {
     fn start(talks: usize, like: Talk) -> Server {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+        let listener = listen("127.0.0.1:0");
         let port = listener.local_addr().expect("its address").port();
         let accepting = thread::spawn(move || {
             let take = |_| {
@@ -96,10 +96,11 @@ fn talks_at_once(count: usize, like: Talk) {
     let clients: Vec<_> = seeds.map(|seed| spawn(move || ask(address, Talk { seed, ..like }))).collect();
     let results = clients.into_iter().map(|client| client.join().expect("a client ends"));
     let wrong: Vec<_> = results.filter_map(Result::err).collect();
-    assert!(wrong.is_empty(), "the clients' side: {wrong:?}");
+    let log = rig.settled();
+    let abnormal: Vec<_> = log.iter().filter(|record| word(record, "close.reason") != "done").collect();
+    assert!(wrong.is_empty(), "the clients' side: {wrong:?}, and in the log: {abnormal:#?}");
     server.expect_all_right();
 
-    let log = rig.settled();
     assert_eq!(log.len(), count);
     for record in &log {
         assert_eq!(number(record, "bytes_in"), like.from_client + 8, "{record}");

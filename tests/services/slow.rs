@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::rig::{Check, Rig};
-use crate::support::{PATIENCE, eventually, stream};
+use crate::support::{PATIENCE, eventually, listen, stream};
 
 const READERS: usize = 32;
 const DOWNLOAD_BYTES: u64 = 32 << 20;
@@ -72,7 +72,7 @@ fn download(socket: &TcpStream, number: usize, range: std::ops::Range<u64>) {
 
 #[test]
 fn readers_that_stop_hold_back_the_sender_and_cost_no_memory() {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+    let listener = listen("127.0.0.1:0");
     let port = listener.local_addr().expect("its address").port();
     let pushed: Arc<[AtomicU64]> = (0..=READERS).map(|_| AtomicU64::new(0)).collect();
     let counts = Arc::clone(&pushed);

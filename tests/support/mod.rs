@@ -18,7 +18,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub use daemon::{Daemon, Resources};
-pub use ports::{free_port, free_ports};
+pub use ports::{free_port, free_ports, listen};
 pub use proc::{Proc, TempDir};
 
 /// How long a thing that should take milliseconds may take on a busy machine.

@@ -6,11 +6,18 @@
 //! below the range of outgoing connections, and each is claimed for the life of this process
 //! by a UDP socket of the same number, which TCP does not mind.
 
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, TcpListener, ToSocketAddrs, UdpSocket};
 use std::sync::{Mutex, PoisonError};
+
+use socket2::SockRef;
 
 /// Below Linux's default `ip_local_port_range` (32768-60999), above well-known servers.
 const RANGE: std::ops::Range<u16> = 12_000..32_000;
+
+/// Connections that may wait for a test's server to take them. The standard library asks for 128,
+/// and when hundreds come at once on a busy machine, the kernel drops the rest of the SYNs: they
+/// are sent again after 1 and 3 seconds, which is beyond the default `connect_timeout`.
+const BACKLOG: i32 = 4096;
 
 /// The claims of this process, and where to look for the next.
 static CLAIMS: Mutex<Claims> = Mutex::new(Claims { held: Vec::new(), next: 0 });
@@ -37,6 +44,14 @@ pub fn free_port() -> u16 {
         }
     }
     panic!("no free port in {RANGE:?}");
+}
+
+/// A listening socket for a test's server, on which no crowd of clients is too much.
+#[track_caller]
+pub fn listen(at: impl ToSocketAddrs) -> TcpListener {
+    let listener = TcpListener::bind(at).expect("a free address");
+    SockRef::from(&listener).listen(BACKLOG).expect("a longer queue");
+    listener
 }
 
 /// Several at once: `let [web, db] = free_ports();`
