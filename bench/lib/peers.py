@@ -35,6 +35,7 @@ class Peer:
     name: str
     family: str
     variant: str = ""
+    binary: Path = prepare.TIDEGATE  # of ours
 
     @property
     def is_ours(self):
@@ -66,6 +67,11 @@ def tidegate(io):
     return Peer(f"tidegate-{io}", "tidegate", io)
 
 
+def before(io, binary):
+    """Tidegate as it was before a change, from a build that was kept."""
+    return Peer(f"before-{io}", "tidegate", io, binary)
+
+
 def command(peer, folder, servers):
     """Writes the peer's configuration for these servers into `folder`; returns what to run."""
     write = {"tidegate": _tidegate, "haproxy": _haproxy, "nginx": _nginx, "envoy": _envoy}[peer.family]
@@ -87,10 +93,10 @@ def _tidegate(peer, folder, servers):
         f'[listener.bench]\nbind = ["{_address(LISTEN)}"]\npool = "bench"\n'
         f'[pool.bench]\nbalance = "round-robin"\nservers = [{names}]\n'
     )
-    check = subprocess.run([prepare.TIDEGATE, "check", config], capture_output=True, text=True)
+    check = subprocess.run([peer.binary, "check", config], capture_output=True, text=True)
     if check.returncode != 0:
         raise Refused((check.stderr + check.stdout).strip())
-    return [prepare.TIDEGATE, "run", "-c", config]
+    return [peer.binary, "run", "-c", config]
 
 
 def _haproxy(peer, folder, servers):

@@ -127,13 +127,13 @@ def raise_open_files():
     return hard
 
 
-def versions(names):
-    """One line for each program that takes part, for the head of the report."""
+def versions(families):
+    """One line for each program of these families, for the head of the report."""
     lines = []
     commands = {"tidegate": [TIDEGATE, "--version"], "haproxy": [find("haproxy"), "-v"],
                 "nginx": [find("nginx"), "-v"], "envoy": [envoy(), "--version"]}  # fmt: skip
     for family, command in commands.items():
-        if any(name.startswith(family) for name in names):
+        if family in families:
             run = subprocess.run(command, capture_output=True, text=True)
             text = [line.strip() for line in (run.stdout + run.stderr).splitlines() if line.strip()]
             lines.append(text[0] if text else f"{family} (version unknown)")
