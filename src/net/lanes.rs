@@ -19,8 +19,10 @@ use slab::Slab;
 use super::pump::{Halt, Tools};
 use super::relay::{End, Ended, Relay, Side, Turn};
 use super::relays::Schedule;
+use super::sock::Socket;
 use super::uring::{Token, is_cancelled};
 use crate::sys::ring::{Chunk, Event, Op, Ring};
+use crate::sys::socket;
 
 /// Which of a direction's operations an event belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -245,11 +247,14 @@ impl Lanes {
     fn on_ready(&mut self, key: usize, from: Side, part: Part, event: &Event<Token>, ring: &mut TokenRing) {
         let events = *event.result.as_ref().unwrap_or(&(POLLERR as u32)) as i32;
         let side = if part == Part::Readable { from } else { from.other() };
-        let ready = &mut self.relay(key).socket(side).ready;
+        let Socket { fd, ready } = self.relay(key).socket(side);
         let is_broken = events & i32::from(POLLERR | POLLHUP) != 0;
         ready.is_broken |= is_broken;
         ready.is_read_closed |= events & i32::from(POLLRDHUP) != 0;
-        ready.has_urgent |= events & i32::from(POLLPRI) != 0;
+        // A ring passes on what the wake-up was for, and TCP says "perhaps urgent" at every byte.
+        if events & i32::from(POLLPRI) != 0 {
+            ready.has_urgent |= socket::has_urgent(fd.as_fd());
+        }
         match part {
             Part::Readable => ready.to_read = true,
             _ => ready.to_write = true,

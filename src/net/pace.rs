@@ -12,17 +12,37 @@ const BULK: u32 = 128 * 1024;
 /// This many small chunks in a row make it copy again.
 const SMALL_MAX: u8 = 8;
 
+/// This many large bursts in a row, each taken at once, show a reader that keeps up.
+const KEPT_UP: u8 = 8;
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Pace {
     /// Bytes in the current row of big reads, up to [`BULK`].
     bulk: u32,
     /// Small chunks in a row while splicing.
     small: u8,
+    /// Bursts in a row that the sink took at once, up to [`KEPT_UP`].
+    taken: u8,
 }
 
 impl Pace {
     pub(super) fn is_bulk(self) -> bool {
         self.bulk >= BULK
+    }
+
+    /// The sink has lately taken all that came, in large bursts.
+    pub(super) fn keeps_up(self) -> bool {
+        self.taken >= KEPT_UP
+    }
+
+    /// The sink took a large burst at once.
+    pub(super) fn on_taken(&mut self) {
+        self.taken = (self.taken + 1).min(KEPT_UP);
+    }
+
+    /// The sink took no more.
+    pub(super) fn on_refused(&mut self) {
+        self.taken = 0;
     }
 
     /// Notes what one read or splice brought.
@@ -53,6 +73,17 @@ mod tests {
         assert!(!after([BIG; 7]).is_bulk());
         assert!(after([BIG; 8]).is_bulk());
         assert!(!after([BIG, BIG, BIG, BIG, BIG, BIG, BIG, 100, BIG]).is_bulk());
+    }
+
+    #[test]
+    fn a_reader_keeps_up_until_it_takes_no_more() {
+        let mut pace = after([BIG; 8]);
+        (0..KEPT_UP - 1).for_each(|_| pace.on_taken());
+        assert!(!pace.keeps_up());
+        pace.on_taken();
+        assert!(pace.keeps_up());
+        pace.on_refused();
+        assert!(!pace.keeps_up());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::time::Instant;
 
 use super::pace::Pace;
-use super::pipes::Pipes;
+use super::pipes::{PIPE_BYTES, Pipes};
 use super::sock::Socket;
 use crate::sys::pipe::Pipe;
 use crate::sys::socket;
@@ -192,6 +192,7 @@ impl Pump {
                 Load::Piped(_, rest) => *rest,
             };
             if !to.ready.to_write {
+                self.pace.on_refused();
                 return Err(Halt::Waiting { for_sink: true });
             }
             let written = match &self.load {
@@ -269,6 +270,9 @@ impl Pump {
                 *loaded = spliced;
                 self.has_spliced = true;
                 self.pace.on_chunk(spliced);
+                if spliced >= PIPE_BYTES {
+                    self.pace.on_taken(); // taken back by a sink that will not take it
+                }
                 Ok(spliced)
             }
             // The pipe is empty here, so it is the socket that would block.
@@ -279,7 +283,7 @@ impl Pump {
     /// A pipe at hand: the one from the last round, or a lent one.
     fn has_pipe(&mut self, tools: &mut Tools) -> bool {
         if let Load::Nothing = self.load
-            && let Some(pipe) = tools.pipes.lend(tools.now)
+            && let Some(pipe) = tools.pipes.lend(self.pace.keeps_up(), tools.now)
         {
             self.load = Load::Piped(pipe, 0);
         }

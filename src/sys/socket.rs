@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::MsgFlags;
 use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, TcpKeepalive, Type};
 
@@ -140,6 +141,13 @@ pub fn reset(socket: OwnedFd) {
 pub fn reset_on_close(socket: BorrowedFd<'_>) {
     // A socket that cannot linger is not connected any more, and closing it is all there is to do.
     let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
+}
+
+/// Tells whether an urgent byte waits to be read or passed (tcp(7), RFC 6093).
+pub fn has_urgent(socket: BorrowedFd<'_>) -> bool {
+    let mut asked = [PollFd::new(socket, PollFlags::POLLPRI)];
+    let is_answered = poll(&mut asked, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
+    is_answered && asked[0].revents().is_some_and(|events| events.contains(PollFlags::POLLPRI))
 }
 
 /// Says that nothing more will be sent.

@@ -10,17 +10,30 @@ use std::time::Duration;
 use crate::rig::{Check, Rig};
 use crate::support::{PATIENCE, eventually, listen, stream};
 
-const READERS: usize = 32;
-const DOWNLOAD_BYTES: u64 = 32 << 20;
+const READERS: usize = 10;
 /// Read before stopping: by then the relay is in its bulk mode.
 const HEAD_BYTES: u64 = 2 << 20;
-/// What the kernel's own buffers of the two connections can take (4 MiB to send and 6 MiB to
-/// receive on each, by its defaults) and what the relay may hold at once.
-const IN_FLIGHT_BYTES_MAX: u64 = 24 << 20;
-/// 32 readers may cost the daemon this much together; a single buffered download would cost more.
+/// What the relay may hold at once: a large pipe.
+const RELAY_BYTES_MAX: u64 = 1 << 20;
+/// Beyond what may be in flight, so that a relay that buffers would be found out.
+const REST_BYTES: u64 = 16 << 20;
+/// The readers may cost the daemon this much together; a single buffered download would cost more.
 const GROWTH_KIB_MAX: u64 = 8 << 10;
 /// The stop itself: this wait is the scenario.
 const STOP: Duration = Duration::from_secs(3);
+
+/// What the kernel's own buffers of the two connections can take, and the relay.
+fn in_flight_bytes_max() -> u64 {
+    let most = |which| {
+        let limits = std::fs::read_to_string(format!("/proc/sys/net/ipv4/tcp_{which}mem")).expect(which);
+        limits.split_whitespace().nth(2).and_then(|most| most.parse::<u64>().ok()).expect("three numbers")
+    };
+    2 * (most("r") + most("w")) + RELAY_BYTES_MAX
+}
+
+fn download_bytes() -> u64 {
+    HEAD_BYTES + in_flight_bytes_max() + REST_BYTES
+}
 
 /// Gives the stream with that number as seed to each client, and counts what it got rid of.
 fn serve(listener: &TcpListener, clients: usize, pushed: &Arc<[AtomicU64]>) -> io::Result<()> {
@@ -38,7 +51,7 @@ fn push(mut socket: &TcpStream, pushed: &[AtomicU64]) -> io::Result<()> {
     let mut number = [0];
     io::Read::read_exact(&mut socket, &mut number)?;
     let mut counted = Counted { socket, pushed: &pushed[usize::from(number[0])] };
-    stream::send(&mut counted, number[0].into(), 0..DOWNLOAD_BYTES)
+    stream::send(&mut counted, number[0].into(), 0..download_bytes())
 }
 
 /// Counts the bytes that the kernel has taken.
@@ -79,7 +92,7 @@ fn readers_that_stop_hold_back_the_sender_and_cost_no_memory() {
     let server = thread::spawn(move || serve(&listener, READERS + 1, &counts));
     let rig = Rig::start(&[port], Check::RetryOnly);
     // One download first, so that what the daemon keeps for good is in the baseline.
-    download(&begin(&rig, READERS), READERS, 0..DOWNLOAD_BYTES);
+    download(&begin(&rig, READERS), READERS, 0..download_bytes());
     let before = rig.daemon.resources();
 
     let readers: Vec<_> = (0..READERS).map(|number| begin(&rig, number)).collect();
@@ -89,7 +102,7 @@ fn readers_that_stop_hold_back_the_sender_and_cost_no_memory() {
     let during = rig.daemon.resources();
     for (number, pushed) in pushed.iter().enumerate().take(READERS) {
         let ahead = pushed.load(Ordering::Relaxed) - HEAD_BYTES;
-        assert!(ahead <= IN_FLIGHT_BYTES_MAX, "the sender of reader {number} is {ahead} bytes ahead");
+        assert!(ahead <= in_flight_bytes_max(), "the sender of reader {number} is {ahead} bytes ahead");
     }
     let growth = during.rss_kib.saturating_sub(before.rss_kib);
     assert!(growth <= GROWTH_KIB_MAX, "{READERS} readers cost {growth} KiB: {before:?} {during:?}");
@@ -97,7 +110,7 @@ fn readers_that_stop_hold_back_the_sender_and_cost_no_memory() {
     thread::scope(|scope| {
         for (number, socket) in readers.iter().enumerate() {
             scope.spawn(move || {
-                download(socket, number, HEAD_BYTES..DOWNLOAD_BYTES);
+                download(socket, number, HEAD_BYTES..download_bytes());
                 stream::expect_end(socket).expect("nothing after it");
             });
         }
