@@ -1,4 +1,4 @@
-//! What a request and a short connection cost in system calls, held as numbers.
+//! What a request, a short connection and bulk cost in system calls, held as numbers.
 //!
 //! Counts, never times: they are the same on a busy machine and on an idle one. Each claim comes from
 //! two runs of different length under `strace -c`: what they differ by is what the additional
@@ -9,8 +9,8 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 
 use nix::sys::signal::Signal;
@@ -29,8 +29,8 @@ const MESSAGE: [u8; 64] = [0x21; 64];
 struct PerUnit(BTreeMap<String, f64>);
 
 impl PerUnit {
-    fn of(io: &str, work: fn(SocketAddr, usize)) -> Self {
-        let (few, many) = (traced(io, work, FEW), traced(io, work, MANY));
+    fn of(io: &str, load: Load) -> Self {
+        let (few, many) = (traced(io, load, FEW), traced(io, load, MANY));
         let more = |(name, calls): (String, f64)| {
             let before = few.get(&name).copied().unwrap_or_default();
             (name, (calls - before) / (MANY - FEW) as f64)
@@ -53,6 +53,10 @@ impl PerUnit {
         self.0.iter().filter(|(name, _)| !is_wait(name)).map(|(_, calls)| calls).sum()
     }
 
+    fn of_these(&self, names: &[&str]) -> f64 {
+        names.iter().filter_map(|name| self.0.get(*name)).sum()
+    }
+
     /// The calls that come up at all, for the message of a failed claim.
     fn list(&self) -> String {
         let noticed = self.0.iter().filter(|(_, calls)| calls.abs() >= 0.01);
@@ -70,15 +74,26 @@ impl PerUnit {
     }
 }
 
+/// What clients do with so many units, and how a server serves one connection.
+#[derive(Clone, Copy)]
+struct Load {
+    ask: fn(SocketAddr, usize),
+    answer: fn(TcpStream),
+}
+
+const REQUESTS: Load = Load { ask: requests, answer: echo };
+const SHORT_CONNECTIONS: Load = Load { ask: short_connections, answer: echo };
+const UPLOAD: Load = Load { ask: upload, answer: swallow };
+
 fn is_wait(name: &str) -> bool {
     matches!(name, "epoll_wait" | "epoll_pwait" | "epoll_pwait2" | "io_uring_enter")
 }
 
 /// All calls of a daemon that served so many units and was stopped in good order.
-fn traced(io: &str, work: fn(SocketAddr, usize), units: usize) -> BTreeMap<String, f64> {
+fn traced(io: &str, load: Load, units: usize) -> BTreeMap<String, f64> {
     let dir = TempDir::new("counts");
     let summary = dir.join("summary");
-    let (front, server) = (SocketAddr::from((Ipv4Addr::LOCALHOST, free_port())), echo_server());
+    let (front, server) = (SocketAddr::from((Ipv4Addr::LOCALHOST, free_port())), serve(load.answer));
     let text = format!(
         "[process]\nworkers = 1\nio = \"{io}\"\n[log.access]\noutput = \"off\"\n\
          [listener.l]\nbind = [\"{front}\"]\npool = \"p\"\n[pool.p]\nservers = [\"{server}\"]\n"
@@ -87,7 +102,7 @@ fn traced(io: &str, work: fn(SocketAddr, usize), units: usize) -> BTreeMap<Strin
     let path = summary.to_str().expect("a temporary directory has a plain name");
     let tracer = ["strace", "-D", "-f", "-qq", "-c", "-U", "name,calls", "-o", path];
     let mut daemon = Daemon::builder(&text).under(tracer).start();
-    work(front, units);
+    (load.ask)(front, units);
     daemon.signal(Signal::SIGTERM);
     assert_eq!(daemon.wait().0, Some(0), "{}", daemon.stderr());
     // The tracer writes when everything that it traced has ended.
@@ -104,24 +119,40 @@ fn name_and_calls(line: &str) -> Option<(String, f64)> {
     (name != "total").then(|| (name.to_owned(), calls))
 }
 
-/// Answers every byte on every connection with itself, one connection after the other, until the
-/// test process ends.
-fn echo_server() -> SocketAddr {
+/// Serves one connection after the other, until the test process ends.
+fn serve(answer: fn(TcpStream)) -> SocketAddr {
     // Not from the range of outgoing connections: a dial there is looked at once more.
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, free_port())).expect("a port for the server");
     let address = listener.local_addr().expect("its address");
-    thread::spawn(move || {
-        for mut client in listener.incoming().flatten() {
-            let mut room = MESSAGE;
-            // An error here is an early end for the client, who will say so.
-            while let Ok(got @ 1..) = client.read(&mut room) {
-                if client.write_all(&room[..got]).is_err() {
-                    break;
-                }
-            }
-        }
-    });
+    thread::spawn(move || listener.incoming().flatten().for_each(answer));
     address
+}
+
+/// Answers every byte with itself.
+fn echo(mut client: TcpStream) {
+    let mut room = MESSAGE;
+    // An error here is an early end for the client, who will say so.
+    while let Ok(got @ 1..) = client.read(&mut room) {
+        if client.write_all(&room[..got]).is_err() {
+            break;
+        }
+    }
+}
+
+/// Takes all there is, and says how much it was.
+fn swallow(mut client: TcpStream) {
+    let taken = io::copy(&mut client, &mut io::sink()).unwrap_or(0);
+    let _ = client.write_all(&taken.to_be_bytes()); // the client misses it
+}
+
+/// So many MiB on one connection.
+fn upload(front: SocketAddr, units: usize) {
+    let (mut stream, mut taken) = (connect(front), [0; 8]);
+    let block = vec![0x21; 1 << 20];
+    (0..units).for_each(|_| stream.write_all(&block).expect("the server takes all"));
+    stream.shutdown(Shutdown::Write).expect("the end goes out");
+    stream.read_exact(&mut taken).expect("the server's count");
+    assert_eq!(u64::from_be_bytes(taken), (units as u64) << 20);
 }
 
 fn ask(stream: &mut TcpStream) {
@@ -154,7 +185,7 @@ fn short_connections(front: SocketAddr, units: usize) {
 /// A read and a write in each direction, nothing else.
 #[test]
 fn on_epoll_a_request_costs_four_system_calls_besides_waiting() {
-    PerUnit::of("epoll", requests).expect_at_most(4.2, 2.3);
+    PerUnit::of("epoll", REQUESTS).expect_at_most(4.2, 2.3);
 }
 
 /// Two accepts (the second finds nobody: clients come one at a time here), a socket with one option
@@ -162,7 +193,7 @@ fn on_epoll_a_request_costs_four_system_calls_besides_waiting() {
 /// two closes. Where clients come together, the second accept is shared.
 #[test]
 fn on_epoll_a_short_connection_costs_sixteen_system_calls_besides_waiting() {
-    PerUnit::of("epoll", short_connections).expect_at_most(16.2, 4.2);
+    PerUnit::of("epoll", SHORT_CONNECTIONS).expect_at_most(16.2, 4.2);
 }
 
 /// Everything goes through the ring. A lone connection needs a wait for each of its four steps;
@@ -170,7 +201,7 @@ fn on_epoll_a_short_connection_costs_sixteen_system_calls_besides_waiting() {
 #[test]
 fn on_io_uring_a_request_costs_nothing_besides_waiting() {
     if tidegate::net::probe::io_uring().is_ok() {
-        PerUnit::of("io-uring", requests).expect_at_most(0.2, 4.3);
+        PerUnit::of("io-uring", REQUESTS).expect_at_most(0.2, 4.3);
     }
 }
 
@@ -178,7 +209,23 @@ fn on_io_uring_a_request_costs_nothing_besides_waiting() {
 #[test]
 fn on_io_uring_a_short_connection_costs_four_system_calls_besides_waiting() {
     if tidegate::net::probe::io_uring().is_ok() {
-        PerUnit::of("io-uring", short_connections).expect_at_most(4.2, 9.3);
+        PerUnit::of("io-uring", SHORT_CONNECTIONS).expect_at_most(4.2, 9.3);
+    }
+}
+
+/// A unit is 1 MiB. Once a direction is known as bulk, its bytes are spliced and never copied to us.
+#[test]
+fn bulk_is_not_copied_on_either_driver() {
+    for io in ["epoll", "io-uring"] {
+        if io == "epoll" || tidegate::net::probe::io_uring().is_ok() {
+            let upload = PerUnit::of(io, UPLOAD);
+            let (copies, splices) = (upload.of_these(&["recvfrom", "sendto"]), upload.of_these(&["splice"]));
+            assert!(
+                copies <= 0.1 && splices > 0.0,
+                "{io}: {copies:.2} copies for each MiB:{}",
+                upload.list()
+            );
+        }
     }
 }
 
