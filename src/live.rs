@@ -4,7 +4,7 @@
 //! to snapshot. Nothing here decides anything; what is counted is given back by `Drop`.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -90,6 +90,46 @@ impl Drop for Permit {
     fn drop(&mut self) {
         self.0.places.give_back();
         self.0.wake_waiting();
+    }
+}
+
+/// What each worker has open, and what it has been handed and not yet taken up.
+#[derive(Debug)]
+pub struct Loads(PerWorker<AtomicUsize>);
+
+impl Loads {
+    pub fn new(workers: usize) -> Arc<Self> {
+        Arc::new(Loads(PerWorker::new(workers)))
+    }
+
+    /// One more connection for that worker.
+    pub fn seat(self: &Arc<Self>, worker: usize) -> Seat {
+        self.0.of(worker).fetch_add(1, Ordering::Relaxed);
+        Seat { loads: Arc::clone(self), worker }
+    }
+
+    /// Connections by worker.
+    pub fn iter(&self) -> impl Iterator<Item = usize> + Clone {
+        self.0.iter().map(|open| open.load(Ordering::Relaxed))
+    }
+}
+
+/// A connection's place at one worker. Dropping it frees the place.
+#[derive(Debug)]
+pub struct Seat {
+    loads: Arc<Loads>,
+    worker: usize,
+}
+
+impl Seat {
+    pub fn worker(&self) -> usize {
+        self.worker
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.loads.0.of(self.worker).fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::config::plan;
 use crate::core::balance::Chooser;
 use crate::core::health;
-use crate::live::{ListenerLive, PoolLive, Room, ServerLive};
+use crate::live::{ListenerLive, Loads, PoolLive, Room, ServerLive};
 use crate::telemetry::stats::Flow;
 
 /// The world at one moment.
@@ -19,6 +19,8 @@ pub struct Snapshot {
     pub generation: u64,
     /// The room of the whole process, over all listeners.
     pub process_room: Arc<Room>,
+    /// What each worker has open.
+    pub loads: Arc<Loads>,
     pub listeners: BTreeMap<String, Arc<Listener>>,
     /// Every pool, also one that no listener names.
     pub pools: BTreeMap<String, Arc<Pool>>,

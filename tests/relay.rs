@@ -90,7 +90,7 @@ async fn relay_one(
     let client = loop {
         listener.ready().await;
         if let Some((client, _)) = listener.accept().unwrap() {
-            break client;
+            break net.adopt(client).unwrap();
         }
     };
     let tally = Rc::new(Tally::default());

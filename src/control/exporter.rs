@@ -55,6 +55,11 @@ fn process(desk: &Desk, snapshot: &Snapshot, page: &mut Page<'_>) -> Result<(), 
     )?;
     let help = "1 when the last reload was applied, 0 when it was refused";
     page.gauge("config_last_reload_successful", help, one(f64::from(u8::from(is_reload_ok))))?;
+    let by_worker = snapshot.loads.iter().enumerate();
+    let open_by_worker = by_worker
+        .map(|(worker, open)| Sample::of(&[("worker", &worker.to_string())], open as f64))
+        .collect::<Vec<_>>();
+    page.gauge("worker_active_connections", "Connections that each worker has open", open_by_worker)?;
     if let Some(open) = open_fds() {
         page.gauge("open_fds", "Descriptors that the process has open", one(open as f64))?;
     }

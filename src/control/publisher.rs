@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::config::plan::{self, Auto, Plan};
 use crate::core::balance::{Chooser, Member};
 use crate::core::health::State;
-use crate::live::{ListenerLive, PoolLive, Room, ServerLive};
+use crate::live::{ListenerLive, Loads, PoolLive, Room, ServerLive};
 use crate::snapshot::{Listener, Pool, Server, Snapshot};
 use crate::telemetry::counters::PerWorker;
 use crate::telemetry::stats::Flow;
@@ -55,8 +55,13 @@ impl Publisher {
     /// `max_connections` is the limit of the process as worked out at start.
     pub fn new(plan: &Plan, workers: usize, max_connections: usize) -> Self {
         let process_room = Room::new(max_connections);
-        let nothing =
-            Snapshot { generation: 0, process_room, listeners: BTreeMap::new(), pools: BTreeMap::new() };
+        let nothing = Snapshot {
+            generation: 0,
+            process_room,
+            loads: Loads::new(workers),
+            listeners: BTreeMap::new(),
+            pools: BTreeMap::new(),
+        };
         let auto_max = (plan.process.max_connections == Auto::Auto).then_some(max_connections);
         let mut publisher =
             Publisher { workers, auto_max, registry: Registry::default(), current: Arc::new(nothing) };
@@ -130,6 +135,7 @@ impl Publisher {
         self.current = Arc::new(Snapshot {
             generation: previous.generation + 1,
             process_room: Arc::clone(&previous.process_room),
+            loads: Arc::clone(&previous.loads),
             listeners,
             pools,
         });
@@ -204,6 +210,7 @@ impl Publisher {
         self.current = Arc::new(Snapshot {
             generation: old.generation,
             process_room: Arc::clone(&old.process_room),
+            loads: Arc::clone(&old.loads),
             listeners: listeners.collect(),
             pools,
         });

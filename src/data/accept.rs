@@ -5,12 +5,15 @@
 
 use std::fmt;
 use std::future::poll_fn;
+use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::handover::Taken;
 use super::listen::liveness;
 use super::serve::serve;
 use super::signal::Signal;
@@ -141,7 +144,7 @@ impl Door {
     }
 
     /// Takes one client and has it served; `false` when nobody waits.
-    async fn take_one(&self, mut world: Arc<Listener>) -> std::io::Result<bool> {
+    async fn take_one(&self, mut world: Arc<Listener>) -> io::Result<bool> {
         let places = match world.plan.when_full {
             WhenFull::Wait => match Places::take(&world, &self.worker) {
                 Ok(places) => Some(places),
@@ -155,9 +158,9 @@ impl Door {
         };
         let stats = world.live.stats.of(self.worker.index);
         match self.socket.accept() {
-            Ok(Some((sock, peer))) => {
+            Ok(Some((socket, peer))) => {
                 stats.accepted.add(1);
-                self.welcome(Client { sock, places }, peer, world);
+                self.worker.place(self.taken(socket, peer, places, world))?;
                 Ok(true)
             }
             Ok(None) => Ok(false),
@@ -168,22 +171,52 @@ impl Door {
         }
     }
 
-    fn welcome(&self, client: Client, peer: SocketAddr, world: Arc<Listener>) {
+    fn taken(
+        &self,
+        socket: OwnedFd,
+        peer: SocketAddr,
+        places: Option<Places>,
+        world: Arc<Listener>,
+    ) -> Taken {
         let worker = &self.worker;
-        let local = if self.at.ip().is_unspecified() {
-            client.sock.local_address().unwrap_or(self.at)
-        } else {
-            self.at
-        };
-        let arrival = Arrival {
-            conn_id: worker.next_conn_id(),
+        Taken {
+            socket,
+            peer,
+            at: self.at,
             accepted: worker.net.now(),
+            world,
             generation: worker.generation(),
-            client: peer,
-            local,
-        };
+            places,
+            seat: worker.crew.seat(worker.index),
+        }
+    }
+}
+
+impl Worker {
+    /// Has a client served by the worker that it has a seat at.
+    ///
+    /// # Errors
+    /// When the kernel has no room to watch one more socket; the client is gone then.
+    fn place(self: &Rc<Self>, client: Taken) -> io::Result<()> {
+        if client.seat.worker() == self.index {
+            return self.welcome(client);
+        }
+        self.crew.hand(client, self.index).map_or(Ok(()), |client| self.welcome(client))
+    }
+
+    /// Serves a client here.
+    ///
+    /// # Errors
+    /// As [`Self::place`].
+    pub(super) fn welcome(self: &Rc<Self>, client: Taken) -> io::Result<()> {
+        let Taken { socket, peer, at, accepted, world, generation, places, seat } = client;
+        let sock = self.net.adopt(socket)?;
+        let local = if at.ip().is_unspecified() { sock.local_address().unwrap_or(at) } else { at };
+        let conn_id = self.next_conn_id();
+        let arrival = Arrival { conn_id, accepted, generation, client: peer, local, seat };
         let visit = Visit::begin(arrival, Arc::clone(&world.live), Arc::clone(&world.flow));
-        worker.enter(&visit);
-        worker.net.spawn(serve(client, visit, world, Rc::clone(worker)));
+        self.enter(&visit);
+        self.net.spawn(serve(Client { sock, places }, visit, world, Rc::clone(self)));
+        Ok(())
     }
 }

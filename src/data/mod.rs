@@ -4,6 +4,7 @@ mod listen; // the sockets we own
 mod worker; // one per core: its listeners, its view of the world, its open connections
 mod serve; // THE STORY on one screen
 mod accept; // take a client, or wait while there is no room
+mod handover; // from the worker that took a client to the one that serves it
 mod admit; // may this client in?
 mod route; // which pool serves it
 mod connect; // servers in order of preference, until one takes it

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::signal::Signal;
 use crate::core::balance::Why;
 use crate::core::outcome::Reason;
-use crate::live::{ListenerLive, ServerLive};
+use crate::live::{ListenerLive, Seat, ServerLive};
 use crate::net::Tally;
 use crate::telemetry::stats::Flow;
 
@@ -35,6 +35,7 @@ pub(super) struct Visit {
     counted: Cell<(u64, u64)>,
     /// Raised to end the connection from outside.
     pub(super) cut: Signal<Cut>,
+    _seat: Seat,
 }
 
 /// Why a connection is ended from outside.
@@ -62,11 +63,12 @@ pub(super) struct Arrival {
     pub(super) generation: u64,
     pub(super) client: SocketAddr,
     pub(super) local: SocketAddr,
+    pub(super) seat: Seat,
 }
 
 impl Visit {
     pub(super) fn begin(arrival: Arrival, listener: Arc<ListenerLive>, flow: Arc<Flow>) -> Rc<Self> {
-        let Arrival { conn_id, accepted, generation, client, local } = arrival;
+        let Arrival { conn_id, accepted, generation, client, local, seat } = arrival;
         Rc::new(Visit {
             conn_id,
             ts: SystemTime::now(),
@@ -82,6 +84,7 @@ impl Visit {
             place: Cell::default(),
             counted: Cell::default(),
             cut: Signal::new(),
+            _seat: seat,
         })
     }
 

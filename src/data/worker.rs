@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 use super::accept::Door;
+use super::handover::{Crew, Taken};
 use super::listen::Bound;
 use super::signal::Signal;
 use super::visit::{Cut, Visit};
@@ -52,6 +53,9 @@ pub struct Start {
 /// # Errors
 /// When the system gives a thread or an event loop to one of them. None of them runs then.
 pub fn start(starts: Vec<Start>) -> io::Result<Vec<orders::Worker>> {
+    let Some(first) = starts.first() else { return Ok(Vec::new()) };
+    let crew = Crew::new(Arc::clone(&first.snapshot.loads), starts.len());
+    let prepare = |start| prepare(start, Arc::clone(&crew));
     let prepared = starts.into_iter().map(prepare).collect::<io::Result<Vec<_>>>()?;
     Ok(prepared
         .into_iter()
@@ -63,7 +67,7 @@ pub fn start(starts: Vec<Start>) -> io::Result<Vec<orders::Worker>> {
 }
 
 /// A worker that waits for the word to begin, and ends if the word can never come.
-fn prepare(start: Start) -> io::Result<(orders::Worker, SyncSender<()>)> {
+fn prepare(start: Start, crew: Arc<Crew>) -> io::Result<(orders::Worker, SyncSender<()>)> {
     let (post, inbox) = orders::mailbox();
     let pulse = Arc::new(AtomicU64::new(0));
     let (begin, begun) = sync_channel(1);
@@ -78,7 +82,7 @@ fn prepare(start: Start) -> io::Result<(orders::Worker, SyncSender<()>)> {
             };
             let _ = tell.send(answer);
             match (made, begun.recv()) {
-                (Some(made), Ok(())) => made.run(move |net| work(net, start, inbox, pulse)),
+                (Some(made), Ok(())) => made.run(move |net| work(net, start, crew, inbox, pulse)),
                 _ => Drained::default(),
             }
         }
@@ -94,11 +98,12 @@ fn driver_of(io: Io) -> Driver {
     }
 }
 
-async fn work(net: Net, start: Start, inbox: Inbox, pulse: Arc<AtomicU64>) -> Drained {
+async fn work(net: Net, start: Start, crew: Arc<Crew>, inbox: Inbox, pulse: Arc<AtomicU64>) -> Drained {
     let worker = Rc::new(Worker {
         index: start.index,
         net: net.clone(),
         process_room: Arc::clone(&start.snapshot.process_room),
+        crew,
         access_log: start.access_log,
         snapshot: RefCell::new(start.snapshot),
         visits: RefCell::default(),
@@ -111,6 +116,7 @@ async fn work(net: Net, start: Start, inbox: Inbox, pulse: Arc<AtomicU64>) -> Dr
     });
     start.bound.0.into_iter().for_each(|(name, socket)| worker.open_door(name, socket));
     net.spawn(count_bytes(Rc::clone(&worker)));
+    net.spawn(take_handed(Rc::clone(&worker)));
     either(pin!(worker.is_over.raised()), pin!(worker.obey(inbox, pulse))).await;
     worker.drained.get().unwrap_or_default()
 }
@@ -120,6 +126,7 @@ pub(super) struct Worker {
     pub(super) index: usize,
     pub(super) net: Net,
     pub(super) process_room: Arc<Room>,
+    pub(super) crew: Arc<Crew>,
     pub(super) access_log: Arc<Ring>,
     snapshot: RefCell<Arc<Snapshot>>,
     /// The open connections.
@@ -213,6 +220,7 @@ impl Worker {
         }
         self.drained.set(Some(Drained::default()));
         self.doors.borrow().iter().for_each(|(_, closing)| closing.raise(()));
+        self.welcome_all(self.crew.close(self.index));
         self.tell_if_empty();
         let worker = Rc::clone(self);
         self.net.spawn(async move {
@@ -225,10 +233,25 @@ impl Worker {
         });
     }
 
+    fn welcome_all(self: &Rc<Self>, clients: Vec<Taken>) {
+        for client in clients {
+            // Out of room to watch a socket: the client is reset, and others go on.
+            let _ = self.welcome(client);
+        }
+    }
+
     /// Ends every connection, and each that the doors still let in.
     fn cut_all(&self, cut: Cut) {
         self.cutting.set(Some(cut));
         self.visits.borrow().iter().for_each(|(_, visit)| visit.cut.raise(cut));
+    }
+}
+
+/// Serves what other workers have taken.
+async fn take_handed(worker: Rc<Worker>) {
+    loop {
+        let clients = worker.crew.handed(worker.index).await;
+        worker.welcome_all(clients);
     }
 }
 

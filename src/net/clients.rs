@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::task::Poll;
 
 use super::sock::Sock;
@@ -34,19 +35,20 @@ impl Listener {
         poll_fn(|cx| sock.net().poll_acceptable(sock.slot(), cx)).await;
     }
 
-    /// Takes one client, or `None` when nobody waits after all.
+    /// Takes one client, for [`Net::adopt`](super::Net::adopt) of this thread's loop or of another's;
+    /// `None` when nobody waits after all.
     ///
     /// # Errors
     /// As accept4(2) gives them, except those that concern one client which is already gone;
     /// of these the last, when there is no end of them.
-    pub fn accept(&self) -> io::Result<Option<(Sock, SocketAddr)>> {
+    pub fn accept(&self) -> io::Result<Option<(OwnedFd, SocketAddr)>> {
         let sock = self.sock();
         let mut gone = 0;
         loop {
             match sock.net().accept(sock.slot()) {
                 Ok((socket, peer)) => {
                     self.taken.set(self.taken.get() + 1);
-                    return Ok(Some((sock.net().watch(socket)?, peer)));
+                    return Ok(Some((socket, peer)));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.taken.set(0);

@@ -125,6 +125,14 @@ impl Net {
         Ok(Listener::new(self.watch(socket)?))
     }
 
+    /// Takes over a connected socket.
+    ///
+    /// # Errors
+    /// When the kernel has no room to watch one more socket.
+    pub fn adopt(&self, socket: OwnedFd) -> io::Result<Sock> {
+        self.watch(socket)
+    }
+
     /// Connects to `to`. The caller sets the deadline.
     ///
     /// # Errors

@@ -7,6 +7,7 @@
 //! | [`Net::spawn`] | one more task on this thread |
 //! | [`listen_shared`], [`probe_free`] | a listening socket for one worker; is an address taken |
 //! | [`Net::listen`] | a [`Listener`]: `ready().await`, then `accept()` until nobody waits |
+//! | [`Net::adopt`] | a [`Sock`] of an accepted client, on this thread or on another |
 //! | [`Net::dial`] | a [`Sock`] to a server, or the error |
 //! | [`Net::relay`] | both directions of two sockets until both have ended |
 //! | [`Net::sleep`], [`Net::within`] | a time to wait, a time to be done by |

@@ -36,7 +36,7 @@ async fn one_connection(net: &Net) -> io::Result<()> {
         let accepted = loop {
             listener.ready().await;
             if let Some((accepted, _)) = listener.accept()? {
-                break accepted;
+                break net.adopt(accepted)?;
             }
         };
         ends.push((dialled, accepted));

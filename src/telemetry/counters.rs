@@ -44,7 +44,7 @@ impl<T> PerWorker<T> {
         self.0.iter().map(|cell| read(&cell.0)).sum()
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &T> {
+    pub fn iter(&self) -> impl Iterator<Item = &T> + Clone {
         self.0.iter().map(|cell| &cell.0)
     }
 }

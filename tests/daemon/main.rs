@@ -10,4 +10,5 @@ mod limits; // never more than N
 mod observe; // what operators see
 mod peers; // scripted servers and clients
 mod reload; // SIGHUP
+mod spread; // how even workers are
 mod stop; // SIGTERM, and its friends

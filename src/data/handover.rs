@@ -1,0 +1,104 @@
+//! From the worker that took a client to the one that serves it.
+//!
+//! Which one that is, `core/spread.rs` decides; here the client changes hands. A worker that ends takes
+//! no more, and then a client stays where it was taken: nobody is lost on the way.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, Waker};
+use std::time::Instant;
+
+use super::accept::Places;
+use crate::core::spread;
+use crate::live::{Loads, Seat};
+use crate::snapshot::Listener;
+
+/// Clients that may lie with one worker unseen. It sees them in its next turn; with more, it is so
+/// busy that whoever took them serves them sooner.
+const HANDED_MAX: usize = 64;
+
+/// A client that has been taken from the kernel, and all that is known of it.
+pub(super) struct Taken {
+    pub(super) socket: OwnedFd,
+    pub(super) peer: SocketAddr,
+    /// Where it was taken.
+    pub(super) at: SocketAddr,
+    pub(super) accepted: Instant,
+    pub(super) world: Arc<Listener>,
+    pub(super) generation: u64,
+    /// Taken beforehand, where clients wait for room.
+    pub(super) places: Option<Places>,
+    pub(super) seat: Seat,
+}
+
+/// All workers, as one of them sees the others.
+pub(super) struct Crew {
+    loads: Arc<Loads>,
+    desks: Box<[Desk]>,
+}
+
+/// Where clients are left for one worker.
+#[derive(Default)]
+struct Desk(Mutex<Handed>);
+
+#[derive(Default)]
+struct Handed {
+    clients: Vec<Taken>,
+    waiter: Option<Waker>,
+    is_closed: bool,
+}
+
+impl Crew {
+    pub(super) fn new(loads: Arc<Loads>, workers: usize) -> Arc<Self> {
+        Arc::new(Crew { loads, desks: (0..workers).map(|_| Desk::default()).collect() })
+    }
+
+    /// A seat for a client that worker `own` has just taken: there, or where fewer are.
+    pub(super) fn seat(&self, own: usize) -> Seat {
+        let worker = spread::lighter(own, self.loads.iter()).filter(|lighter| !self.desk(*lighter).is_closed);
+        self.loads.seat(worker.unwrap_or(own))
+    }
+
+    /// Leaves a client with the worker that it has a seat at.
+    ///
+    /// Gives the client back, seated at `own`, when that worker takes nobody any more or has too many
+    /// to see to.
+    pub(super) fn hand(&self, mut client: Taken, own: usize) -> Option<Taken> {
+        let mut handed = self.desk(client.seat.worker());
+        if handed.is_closed || handed.clients.len() >= HANDED_MAX {
+            client.seat = self.loads.seat(own);
+            return Some(client);
+        }
+        handed.clients.push(client);
+        let waiter = handed.waiter.take();
+        drop(handed);
+        waiter.into_iter().for_each(Waker::wake);
+        None
+    }
+
+    /// What others have left for this worker, as soon as there is anybody.
+    pub(super) async fn handed(&self, worker: usize) -> Vec<Taken> {
+        poll_fn(|cx| {
+            let mut handed = self.desk(worker);
+            if handed.clients.is_empty() {
+                handed.waiter = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            Poll::Ready(std::mem::take(&mut handed.clients))
+        })
+        .await
+    }
+
+    /// Takes nobody any more for this worker; gives those who lie there.
+    pub(super) fn close(&self, worker: usize) -> Vec<Taken> {
+        let mut handed = self.desk(worker);
+        handed.is_closed = true;
+        std::mem::take(&mut handed.clients)
+    }
+
+    fn desk(&self, worker: usize) -> std::sync::MutexGuard<'_, Handed> {
+        self.desks[worker].0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
