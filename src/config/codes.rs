@@ -78,6 +78,8 @@ codes! {
         noticed later than `interval` and `fall` promise.";
     RelativePath = "W0004", "The path depends on the folder that Tidegate is started in, which is `/` under most \
         service managers.";
+    HastyTimeout = "W0005", "With `tcp_user_timeout` set, the kernel counts time and not probes: where it is \
+        shorter than twice `tcp_keepalive`, one lost keepalive probe ends a healthy idle connection.";
 }
 
 impl Code {

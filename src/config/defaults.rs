@@ -23,8 +23,11 @@ pub const IDLE_TIMEOUT: Option<Duration> = Some(Duration::from_secs(3600));
 pub const HALF_CLOSE_TIMEOUT: Option<Duration> = Some(Duration::from_secs(60));
 /// Below the idle limits of common firewalls and NATs, so that it also keeps their entries alive.
 pub const TCP_KEEPALIVE: Option<Duration> = Some(Duration::from_secs(60));
-/// The kernel alone would take about a quarter of an hour to give up on unacknowledged data.
-pub const TCP_USER_TIMEOUT: Option<Duration> = Some(Duration::from_secs(30));
+/// Off: it would also end a live client that reads nothing for so long, since the kernel counts its
+/// answers to window probes as silence, and an idle connection that loses one keepalive probe (Linux
+/// leaves TCP_KEEPCNT aside where this is set). Databases have such clients. Unacknowledged data is
+/// given up by the kernel alone after about a quarter of an hour.
+pub const TCP_USER_TIMEOUT: Option<Duration> = None;
 /// Room for one lost SYN (sent again after a second) and no more.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Forgiving: a slow server fills up and is left alone.

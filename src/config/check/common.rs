@@ -9,7 +9,7 @@ use super::leaf::{self, Span};
 use super::section::{Field, Section};
 use crate::config::defaults as built_in;
 use crate::config::file::Kind;
-use crate::config::mistake::Mistakes;
+use crate::config::mistake::{Code, Mistake, Mistakes};
 use crate::config::plan::{Balance, OnNoServer, Retry, Tcp, WhenFull};
 
 /// More attempts than any pool has servers worth trying while a client waits.
@@ -101,6 +101,16 @@ pub fn tcp(section: &Section<'_>, mut tcp: Tcp, found: &mut Mistakes) -> Tcp {
     }
     if let Some(field) = section.get("tcp_user_timeout") {
         tcp.user_timeout = leaf::duration_or_off(field, Span::UserTimeout, found).unwrap_or(tcp.user_timeout);
+        if let (Some(user), Some(keepalive)) = (tcp.user_timeout, tcp.keepalive)
+            && user < 2 * keepalive
+        {
+            let message = "one lost keepalive probe will end idle connections";
+            let label = "shorter than twice `tcp_keepalive`";
+            let help =
+                "leave it \"off\": keepalive finds dead peers; or make it twice `tcp_keepalive` at least";
+            let mistake = Mistake::new(Code::HastyTimeout, field.value.span.clone(), message);
+            found.add(mistake.label(label).help(help));
+        }
     }
     tcp
 }
