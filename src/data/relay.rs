@@ -2,6 +2,7 @@
 
 use std::io;
 use std::rc::Rc;
+use std::time::Duration;
 
 use nix::libc;
 
@@ -22,17 +23,26 @@ pub(super) fn patience(listener: &Listener, pool: &Pool) -> Patience {
     }
 }
 
-pub(super) async fn relay(joined: Joined, patience: Patience, visit: &Visit, worker: &Worker) -> Close {
+/// Begins at once. What the future keeps, an idle connection keeps: the places and nothing else.
+pub(super) fn relay(
+    joined: Joined,
+    patience: Patience,
+    visit: &Visit,
+    worker: &Worker,
+) -> impl Future<Output = Close> + use<> {
     let Joined { client, server, _places, _lease } = joined;
-    let ended = worker.net.relay(client, server, patience, Rc::clone(&visit.tally)).await;
-    named(ended, patience)
+    let relaying = worker.net.relay(client, server, patience, Rc::clone(&visit.tally));
+    async move {
+        let _held = (_places, _lease);
+        named(relaying.await)
+    }
 }
 
-fn named(ended: Ended, patience: Patience) -> Close {
+fn named(ended: Ended) -> Close {
     match ended.how {
         End::Done { first } => done(first),
         End::Failed { side, error } => failed(side, &error, ended.half_closed),
-        End::Silent => silent(ended.half_closed, patience),
+        End::Silent { allowed } => silent(ended.half_closed, allowed),
     }
 }
 
@@ -65,22 +75,17 @@ fn failed(side: Side, error: &io::Error, half_closed: Option<Side>) -> Close {
     Close { by, phase: Phase::Data, how, reason, errno, detail: format!("the {name} {what}: {error}").into() }
 }
 
-fn silent(half_closed: Option<Side>, patience: Patience) -> Close {
+fn silent(half_closed: Option<Side>, allowed: Duration) -> Close {
     let (reason, detail) = match half_closed {
-        None => (Reason::IdleTimeout, format!("no byte in either direction for {:?}", told(patience.idle))),
+        None => (Reason::IdleTimeout, format!("no byte in either direction for {allowed:?}")),
         Some(side) => {
             let (ended, silent) = match side {
                 Side::Client => ("client", "server"),
                 Side::Server => ("server", "client"),
             };
-            let limit = told(patience.half_closed);
-            let detail = format!("the {ended} had ended and the {silent} was silent for {limit:?}");
+            let detail = format!("the {ended} had ended and the {silent} was silent for {allowed:?}");
             (Reason::HalfCloseTimeout, detail)
         }
     };
     Close { by: By::Proxy, phase: Phase::Data, how: How::Timeout, reason, errno: None, detail: detail.into() }
-}
-
-fn told(limit: Option<std::time::Duration>) -> std::time::Duration {
-    limit.unwrap_or_default()
 }

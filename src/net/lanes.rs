@@ -17,7 +17,7 @@ use nix::libc::{POLLERR, POLLHUP, POLLIN, POLLOUT, POLLPRI, POLLRDHUP};
 use slab::Slab;
 
 use super::pump::{Halt, Tools};
-use super::relay::{End, Ended, Relay, Side, Turn};
+use super::relay::{Ended, Relay, Side, Turn};
 use super::relays::Schedule;
 use super::sock::Socket;
 use super::uring::{Token, is_cancelled};
@@ -422,8 +422,9 @@ impl Lanes {
                 continue;
             }
             let half_closed = running.relay.half_closed();
-            if running.relay.deadline().is_some_and(|due| due <= now) && running.relay.on_deadline(now) {
-                silent.push((key, half_closed));
+            let due = running.relay.deadline().filter(|due| *due <= now);
+            if let Some(ended) = due.and_then(|_| running.relay.on_deadline(now)) {
+                silent.push((key, ended));
             } else if let Some(due) = running.relay.deadline() {
                 earliest = Some(earliest.map_or(due, |so_far| so_far.min(due)));
             }
@@ -432,9 +433,7 @@ impl Lanes {
             }
         }
         unread.into_iter().for_each(|key| self.watch(key, Side::Client, ring));
-        for (key, half_closed) in silent {
-            self.end(key, Some(Ended { how: End::Silent, half_closed }), ring);
-        }
+        silent.into_iter().for_each(|(key, ended)| self.end(key, Some(ended), ring));
         self.schedule.set(earliest, now);
     }
 

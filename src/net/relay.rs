@@ -74,7 +74,7 @@ pub enum End {
     /// The connection with that side failed.
     Failed { side: Side, error: io::Error },
     /// Nothing moved for longer than [`Patience`] allows.
-    Silent,
+    Silent { allowed: Duration },
 }
 
 /// What a turn brought.
@@ -90,11 +90,14 @@ pub(super) struct Relay {
     sockets: [Socket; 2],
     /// From the client, from the server.
     pumps: [Pump; 2],
-    patience: Patience,
+    /// How long silence is borne, with both directions open and after one has ended.
+    idle: Option<Duration>,
+    half_closed: Option<Duration>,
     tally: Rc<Tally>,
     last_moved: Instant,
-    /// When the server's side is to learn how to find out a dead peer; `None` once it has.
-    guard_at: Option<Instant>,
+    /// How and when the server's side is to learn to find out a dead peer; `None` once it has. Apart,
+    /// since an idle connection has long done without.
+    guard: Option<Box<(Instant, Liveness)>>,
     first_ended: Option<Side>,
     /// The server has answered, closed, and reset what the client went on sending.
     is_server_dead: bool,
@@ -105,14 +108,15 @@ pub(super) struct Relay {
 impl Relay {
     pub(super) fn new(sockets: [Socket; 2], patience: Patience, tally: Rc<Tally>, now: Instant) -> Self {
         let pumps = Default::default();
-        let guard_at = Some(now + GUARD_AFTER);
+        let Patience { idle, half_closed, server } = patience;
         Relay {
             sockets,
             pumps,
-            patience,
+            idle,
+            half_closed,
             tally,
             last_moved: now,
-            guard_at,
+            guard: Some(Box::new((now + GUARD_AFTER, server))),
             first_ended: None,
             is_server_dead: false,
             server_reset: None,
@@ -133,22 +137,27 @@ impl Relay {
 
     /// When there is something to do although nothing moves.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        [self.guard_at, self.silent_at()].into_iter().flatten().min()
+        let guard_at = self.guard.as_ref().map(|guard| guard.0);
+        [guard_at, self.silent_at()].into_iter().flatten().min()
     }
 
-    /// Does what is due by `now`; `true` when silence has lasted too long.
-    pub(super) fn on_deadline(&mut self, now: Instant) -> bool {
-        if self.guard_at.is_some_and(|due| due <= now) {
-            self.guard_at = None;
+    /// Does what is due by `now`; tells the end when silence has lasted too long.
+    pub(super) fn on_deadline(&mut self, now: Instant) -> Option<Ended> {
+        if let Some(guard) = self.guard.take_if(|guard| guard.0 <= now) {
             // Fails only on a socket that is gone, which its own direction tells.
-            let _ = socket::set_liveness(self.sockets[1].fd.as_fd(), self.patience.server);
+            let _ = socket::set_liveness(self.sockets[1].fd.as_fd(), guard.1);
         }
-        self.silent_at().is_some_and(|due| due <= now)
+        self.silent_at().filter(|due| *due <= now)?;
+        let how = End::Silent { allowed: self.patience()? };
+        Some(Ended { how, half_closed: self.first_ended })
     }
 
     fn silent_at(&self) -> Option<Instant> {
-        let allowed = if self.is_half_closed() { self.patience.half_closed } else { self.patience.idle };
-        Some(self.last_moved + allowed?)
+        Some(self.last_moved + self.patience()?)
+    }
+
+    fn patience(&self) -> Option<Duration> {
+        if self.is_half_closed() { self.half_closed } else { self.idle }
     }
 
     /// Moves what can be moved now, in both directions.
@@ -312,7 +321,7 @@ impl Relay {
                         && self.server_reset.is_none()
                         && self.pumps[side.other() as usize].has_ended()
                 }
-                Some(End::Silent) | None => false,
+                Some(End::Silent { .. }) | None => false,
             };
             if !is_complete {
                 socket::reset_on_close(self.sockets[side as usize].fd.as_fd());

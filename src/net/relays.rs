@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 use super::pump::Tools;
-use super::relay::{End, Ended, Relay, Side, Turn};
+use super::relay::{Ended, Relay, Side, Turn};
 use super::sock::Ready;
 
 /// Sweeps keep this distance, so that many deadlines close together cost one sweep. A timeout
@@ -102,15 +102,14 @@ impl Relays {
             let Entry::Running { relay, is_queued, .. } = entry else { continue };
             // Whoever has its turn before it is not silent: after a pause of the whole process
             // (a stopped machine) bytes and deadline come to light at once.
-            if relay.deadline().is_some_and(|due| due <= now) && relay.on_deadline(now) && !*is_queued {
-                silent.push((key, relay.half_closed()));
+            let ended = relay.deadline().filter(|due| *due <= now).and_then(|_| relay.on_deadline(now));
+            if let (Some(ended), false) = (ended, *is_queued) {
+                silent.push((key, ended));
             } else if let Some(due) = relay.deadline() {
                 earliest = Some(earliest.map_or(due, |so_far| so_far.min(due)));
             }
         }
-        for (key, half_closed) in silent {
-            self.finish(key, Ended { how: End::Silent, half_closed });
-        }
+        silent.into_iter().for_each(|(key, ended)| self.finish(key, ended));
         self.schedule.set(earliest, now);
     }
 
