@@ -61,7 +61,7 @@ def find(command):
 
 def install(families):
     """Installs what these peers (`haproxy`, `nginx`, `envoy`) need, and the bench itself."""
-    needs = [("ip", "iproute2"), ("setpriv", "util-linux")]
+    needs = [("ip", "iproute2"), ("setpriv", "util-linux"), ("openssl", "openssl")]
     needs += [(family, package) for family, package in
               (("haproxy", "haproxy"), ("nginx", "nginx-light")) if family in families]  # fmt: skip
     packages = [package for command, package in needs if not find(command)]

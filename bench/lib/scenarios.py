@@ -22,7 +22,16 @@ class Scenario:
 
     @property
     def is_bulk(self):
-        return self.kind == "bulk"
+        return self.kind in ("bulk", "tls-bulk")
+
+    @property
+    def ends_tls(self):
+        """The proxy ends TLS; the servers behind it are the plain ones of the other scenarios."""
+        return self.kind.startswith("tls-")
+
+    @property
+    def is_resuming(self):
+        return self.kind == "tls-resumed"
 
     @property
     def is_open_loop(self):
@@ -56,6 +65,12 @@ ALL = [
              ("--connections", "64", "--bytes", "64", "--rate", "20000")),
     Scenario("connects", "connects", "2,000 new connections/s, open loop",
              ("--bytes", "64", "--rate", "2000")),
+    Scenario("tls-full", "tls-full", "connect, TLS 1.3 full handshake, 64 B, 64 B, close; 64 at a time",
+             ("--connections", "64", "--bytes", "64")),
+    Scenario("tls-resumed", "tls-resumed", "connect, TLS 1.3 resumed, 64 B, 64 B, close; 64 at a time",
+             ("--connections", "64", "--bytes", "64")),
+    Scenario("tls-bulk", "tls-bulk", "bulk over TLS (AES-128-GCM), server to client, 16 connections",
+             ("--connections", "16"), GIB, "GiB/s", "s/GiB", 1.0),
     Scenario("idle", "idle", "9,000 idle connections, private memory of the proxy",
              ("--connections", "9000", "--bytes", "64")),
 ]  # fmt: skip

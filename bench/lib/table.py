@@ -44,6 +44,8 @@ def measures(scenario):
         Measure(f"proxy CPU {scenario.cpu_word}", cpu("proxy_cpu_s"), fine, False, True, has_direct=False),
         Measure(f"machine CPU {scenario.cpu_word}", cpu("machine_cpu_s"), fine),
     ]
+    if scenario.is_resuming:
+        columns.append(Measure("resumed %", lambda window: 100 * window["resumed"] / max(1, window["units"]), 1))
     if not scenario.is_bulk:
         columns += [
             Measure(f"{word} µs", lambda window, field=field: window.get(field), 0, is_compared=is_open)

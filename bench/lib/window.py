@@ -21,6 +21,8 @@ FIRST_ECHO, FIRST_BULK, PORTS = 9000, 9100, 16
 # A window in which others took more of one core than this is taken again.
 POLLUTED = 0.12
 AGAIN_MAX = 3
+# Below this share the window measured full handshakes as well, and counts as a fault.
+RESUMED_MIN = 0.95
 IDLE_LIMIT_S = 120
 CLONE_NEWNET = 0x40000000
 
@@ -82,12 +84,14 @@ def take(scenario, peer, seconds, warm_up, seed):
         shape = ("--window", seconds, "--warm-up", warm_up, "--seed", seed, "--server", server.pid)
         if peer.family == "direct":
             return load(scenario, targets, *shape)
-        line = peers.command(peer, folder, targets)
+        line = peers.command(peer, folder, targets, scenario.ends_tls)
         with peers.Running(line, Path(folder) / "proxy.log") as proxy:
             proxy.wait_for(peers.LISTEN)
             result = load(scenario, [peers.LISTEN], *shape, "--proxy", proxy.pid)
             if proxy.process.poll() is not None:
                 raise peers.Failed(f"it ended under load: {proxy.log.read_text(errors='replace')[-2000:]}")
+            if scenario.is_resuming and result["resumed"] < RESUMED_MIN * result["units"]:
+                result["errors"]["not resumed"] = result["units"] - result["resumed"]
             return result
 
 

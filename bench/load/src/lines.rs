@@ -32,7 +32,7 @@ const MESSAGE_BYTES_MAX: usize = 64 << 10;
 const SENDS_IN_A_ROW: usize = 64;
 
 /// Connection `number` of the run, established as far as this side can see.
-fn establish(run: &Run, number: usize) -> io::Result<OwnedFd> {
+pub fn establish(run: &Run, number: usize) -> io::Result<OwnedFd> {
     let (from, to) = run.ends(number);
     let socket = sys::connect(from, to)?;
     sys::set_no_delay(&socket)?;

@@ -7,8 +7,10 @@
 mod arrivals; // when the next unit of an open loop is due
 mod lines; // scenarios on connections that stay
 mod meter; // units, errors, latencies, and the window
+mod sealed; // scenarios over TLS
 mod serve; // the server side
 mod sys; // all unsafe code and raw system calls
+mod tls; // TLS as a client, without the socket
 mod visits; // scenarios in which every unit is a connection
 mod watch; // what processes used, from /proc
 
@@ -70,6 +72,12 @@ enum Scenario {
     Pings,
     /// New connections at a fixed rate, open loop
     Connects,
+    /// Short, over TLS with a full handshake each; the server behind the proxy is the same
+    TlsFull,
+    /// Short, over TLS with a ticket of an earlier connection
+    TlsResumed,
+    /// Bulk over TLS
+    TlsBulk,
 }
 
 #[derive(Args)]
@@ -170,6 +178,9 @@ fn drive(args: &RunArgs, run: &Run, thread: usize) -> io::Result<Histogram<u64>>
         Scenario::Pings => lines::pings(meter_mut, args.connections, args.bytes, args.rate)?,
         Scenario::Short => visits::closed_loop(meter_mut, args.connections, args.bytes)?,
         Scenario::Connects => visits::open_loop(meter_mut, args.rate, args.bytes)?,
+        Scenario::TlsFull => sealed::handshakes(meter_mut, false, args.connections, args.bytes)?,
+        Scenario::TlsResumed => sealed::handshakes(meter_mut, true, args.connections, args.bytes)?,
+        Scenario::TlsBulk => sealed::bulk(meter_mut, args.connections)?,
         Scenario::Idle => {} // has no window, and so no thread: see `idle`
     }
     Ok(meter.latencies)
@@ -179,6 +190,8 @@ fn drive(args: &RunArgs, run: &Run, thread: usize) -> io::Result<Histogram<u64>>
 struct Window {
     seconds: f64,
     units: u64,
+    /// Of the units, those that were resumed TLS sessions.
+    resumed: u64,
     used: Used,
 }
 
@@ -187,7 +200,8 @@ fn watch_window(args: &RunArgs, run: &Run, watched: &Watched) -> Window {
         thread::sleep(Duration::from_secs_f64(args.warm_up));
     }
     run.open_window();
-    let (began, units, used) = (Instant::now(), run.units(), watched.used());
+    let (began, units, resumed) = (Instant::now(), run.units(), run.resumed());
+    let used = watched.used();
     match args.count {
         None => thread::sleep(Duration::from_secs_f64(args.window)),
         Some(count) => {
@@ -200,7 +214,8 @@ fn watch_window(args: &RunArgs, run: &Run, watched: &Watched) -> Window {
     run.close_window();
     let seconds = began.elapsed().as_secs_f64();
     let units = if args.count.is_some() { run.units() } else { run.units() - units };
-    Window { seconds, units, used: watched.used().since(used) }
+    let resumed = run.resumed() - resumed;
+    Window { seconds, units, resumed, used: watched.used().since(used) }
 }
 
 /// The proxy's memory before and after many connections were opened and have fallen silent.
@@ -214,6 +229,7 @@ fn idle(args: &RunArgs, watched: &Watched) -> io::Result<()> {
     let window = Window {
         seconds: began.elapsed().as_secs_f64(),
         units: held.len() as u64,
+        resumed: 0,
         used: watched.used().since(used),
     };
     drop(held);
@@ -241,8 +257,8 @@ fn report(window: &Window, run: &Run, latencies: &Histogram<u64>) {
 
 /// The fields that every scenario has; names and numbers only, so nothing needs escaping.
 fn body(window: &Window, run: &Run) -> String {
-    let Window { seconds, units, used } = window;
-    let mut line = format!("\"seconds\":{seconds:.6},\"units\":{units}");
+    let Window { seconds, units, resumed, used } = window;
+    let mut line = format!("\"seconds\":{seconds:.6},\"units\":{units},\"resumed\":{resumed}");
     for (name, value) in [
         ("proxy_cpu_s", used.proxy),
         ("load_cpu_s", used.load),

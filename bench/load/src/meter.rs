@@ -29,15 +29,18 @@ pub enum Fault {
     Excess,
     /// No answer had come when the run ended.
     Lost,
+    /// An alert, or something that is no TLS or not what was to be sent.
+    Tls,
 }
 
-pub const FAULTS: [&str; 5] = ["connect", "reset", "short", "excess", "lost"];
+pub const FAULTS: [&str; 6] = ["connect", "reset", "short", "excess", "lost", "tls"];
 
 /// The counters of one thread, on cache lines of their own.
 #[derive(Default)]
 #[repr(align(128))]
 struct Tally {
     units: AtomicU64,
+    resumed: AtomicU64,
     faults: [AtomicU64; FAULTS.len()],
 }
 
@@ -92,6 +95,11 @@ impl Run {
         self.tallies.iter().map(|tally| tally.units.load(Relaxed)).sum()
     }
 
+    /// How many of the units were resumed TLS sessions.
+    pub fn resumed(&self) -> u64 {
+        self.tallies.iter().map(|tally| tally.resumed.load(Relaxed)).sum()
+    }
+
     /// Errors so far, in the order of [`FAULTS`]: also those outside the window.
     pub fn faults(&self) -> [u64; FAULTS.len()] {
         std::array::from_fn(|kind| self.tallies.iter().map(|tally| tally.faults[kind].load(Relaxed)).sum())
@@ -127,6 +135,12 @@ impl<'a> Meter<'a> {
     pub fn count(&self, units: u64) {
         // Only this thread writes: a load and a store are enough.
         self.tally.units.store(self.tally.units.load(Relaxed) + units, Relaxed);
+    }
+
+    /// Says of the unit that was completed last whether its TLS session was resumed.
+    pub fn count_resumed(&self, is_resumed: bool) {
+        // Only this thread writes, as above.
+        self.tally.resumed.store(self.tally.resumed.load(Relaxed) + u64::from(is_resumed), Relaxed);
     }
 
     /// One unit that began at `began_ns` is complete.

@@ -18,6 +18,9 @@ const ECHO_BYTES: usize = 64 << 10;
 /// One write of the stream: in the cache, and large enough that system calls do not count.
 const BULK_BYTES: usize = 256 << 10;
 
+/// What the stream consists of.
+pub const STREAM_BYTE: u8 = 0x5a;
+
 /// Clients accepted in a row, so that those who are connected are not kept waiting.
 const ACCEPTS_IN_A_ROW: usize = 16;
 
@@ -63,7 +66,7 @@ struct Server {
 
 impl Server {
     fn new() -> io::Result<Self> {
-        let (echo, bulk) = (vec![0; ECHO_BYTES], vec![0x5a; BULK_BYTES]);
+        let (echo, bulk) = (vec![0; ECHO_BYTES], vec![STREAM_BYTE; BULK_BYTES]);
         Ok(Server { poll: Poll::new()?, listeners: Vec::new(), echo, bulk })
     }
 

@@ -139,6 +139,12 @@ pub fn discard(socket: RawFd, most: usize) -> io::Result<usize> {
     size(unsafe { libc::recv(socket, std::ptr::null_mut(), most, libc::MSG_TRUNC) })
 }
 
+/// Sends the end of this direction (FIN) behind all that was sent.
+pub fn end_sending(socket: RawFd) -> io::Result<()> {
+    // SAFETY: no pointer is passed.
+    done(unsafe { libc::shutdown(socket, libc::SHUT_WR) }).map(drop)
+}
+
 /// Closes a connection whose number is all that the caller kept.
 pub fn close(fd: RawFd) {
     // SAFETY: the callers keep no `OwnedFd` of the same number: see `serve`.
