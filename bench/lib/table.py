@@ -45,7 +45,10 @@ def measures(scenario):
         Measure(f"machine CPU {scenario.cpu_word}", cpu("machine_cpu_s"), fine),
     ]
     if scenario.is_resuming:
-        columns.append(Measure("resumed %", lambda window: 100 * window["resumed"] / max(1, window["units"]), 1))
+        def share(window):
+            return 100 * window["resumed"] / max(1, window["units"])
+
+        columns.append(Measure("resumed %", share, 1))
     if not scenario.is_bulk:
         columns += [
             Measure(f"{word} µs", lambda window, field=field: window.get(field), 0, is_compared=is_open)
