@@ -2,8 +2,9 @@
 //!
 //! Whatever the kernel may touch while an operation is in flight (a buffer, an address, bytes to
 //! send) is owned here, from the submission to the last event of the operation, and by nobody
-//! else. An operation's number is given to another only after that event. So no caller, and no
-//! future that is dropped, can free or reuse what the kernel still works on.
+//! else. An operation's number is given to another only when that event, and all that were taken
+//! together with it, have been dealt with. So no caller, and no future that is dropped, can free or
+//! reuse what the kernel still works on, or cancel an operation that it did not begin.
 
 use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
 use std::io;
@@ -47,7 +48,8 @@ impl Chunk {
     }
 }
 
-/// An operation in flight. Numbers are reused, but not before the last event has been taken.
+/// An operation in flight. Numbers are reused, but not before events are taken once more after the
+/// last one: until then its owner may still want to cancel it, not having come to that event yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Op(u32);
 
@@ -87,6 +89,8 @@ pub struct Ring<T> {
     /// Buffers with bytes in them, in our hands or being sent.
     buffers_out: usize,
     flights: Slab<(T, Cargo)>,
+    /// Whose last event has just been taken.
+    landed: Vec<usize>,
 }
 
 impl<T: Copy> Ring<T> {
@@ -115,7 +119,7 @@ impl<T: Copy> Ring<T> {
         // The ring's own descriptor need not be looked up at each call, where the kernel knows how.
         let _ = ring.submitter().register_ring_fd();
         let buffers = Buffers::register(&ring)?;
-        Ok(Ring { ring, buffers, buffers_out: 0, flights: Slab::new() })
+        Ok(Ring { ring, buffers, buffers_out: 0, flights: Slab::new(), landed: Vec::new() })
     }
 
     /// Takes clients from a listening socket until it is cancelled; each is an event whose result
@@ -202,6 +206,12 @@ impl<T: Copy> Ring<T> {
         self.buffers_out < usize::from(BUFFERS)
     }
 
+    /// Operations in flight, and buffers that the kernel does not have.
+    #[cfg(test)]
+    pub fn in_use(&self) -> (usize, usize) {
+        (self.flights.len() - self.landed.len(), self.buffers_out)
+    }
+
     pub fn bytes(&self, chunk: &Chunk) -> &[u8] {
         // SAFETY: a buffer is `BUFFER_BYTES` long and lives as long as the ring; `len` is what the
         // kernel said it has written, at most that. While a `Chunk` is in a caller's hands the
@@ -243,8 +253,11 @@ impl<T: Copy> Ring<T> {
         }
     }
 
-    /// Moves what has been told into `events`.
+    /// Moves what has been told into `events`. Those taken before have been dealt with.
     pub fn take_events(&mut self, events: &mut Vec<Event<T>>) {
+        for key in self.landed.drain(..) {
+            self.flights.remove(key);
+        }
         let completions: &mut cqueue::CompletionQueue<'_> = &mut self.ring.completion();
         for told in completions {
             if told.user_data() == UNTOLD {
@@ -254,9 +267,14 @@ impl<T: Copy> Ring<T> {
             let goes_on = cqueue::more(told.flags());
             let result = told.result();
             let received = cqueue::buffer_select(told.flags());
-            let are_clients = matches!(self.flights[key].1, Cargo::Clients);
-            let (token, cargo) =
-                if goes_on { (self.flights[key].0, Cargo::Nothing) } else { self.flights.remove(key) };
+            let (token, cargo) = &mut self.flights[key];
+            let (token, are_clients) = (*token, matches!(cargo, Cargo::Clients));
+            let cargo = if goes_on {
+                Cargo::Nothing
+            } else {
+                self.landed.push(key);
+                std::mem::replace(cargo, Cargo::Nothing)
+            };
             let client = (are_clients && result >= 0).then(|| {
                 // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
                 unsafe { OwnedFd::from_raw_fd(result) }
@@ -363,5 +381,37 @@ impl Buffers {
             let tail = BufRingEntry::tail(self.entries.as_ptr()).cast_mut();
             AtomicU16::from_ptr(tail).store(self.tail, Ordering::Release);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    fn told<T: Copy>(ring: &mut Ring<T>) -> Vec<(T, bool)> {
+        let mut events = Vec::new();
+        ring.enter(Some(Duration::from_millis(20))).unwrap();
+        ring.take_events(&mut events);
+        events.into_iter().map(|event| (event.token, event.result.is_ok())).collect()
+    }
+
+    /// Events are taken many at a time. While the first of them is dealt with, and begins something
+    /// new, the owner of the next still takes its operation for one in flight, and may cancel it.
+    #[test]
+    fn cancelling_an_operation_that_has_just_ended_does_not_hit_one_begun_since() {
+        let Ok(mut ring) = Ring::new() else { return };
+        let (spoken_to, mut speaker) = UnixStream::pair().unwrap();
+        let (quiet, _other) = UnixStream::pair().unwrap();
+        let pollin = nix::libc::POLLIN as u32;
+        let ended = ring.poll(spoken_to.as_fd(), pollin, "ended");
+        speaker.write_all(b"!").unwrap();
+        assert_eq!(told(&mut ring), [("ended", true)]);
+        ring.poll(quiet.as_fd(), pollin, "begun since");
+        ring.cancel(ended);
+        assert_eq!(told(&mut ring), []);
     }
 }
