@@ -94,11 +94,12 @@ impl Drop for Listener {
     }
 }
 
-/// Errors that accept4(2) passes on from a connection that failed while it waited.
+/// Errors that accept4(2) passes on from a connection that failed while it waited; and ENOTCONN, which
+/// getpeername(2) says of a client that reset before io_uring's clients were asked for their address.
 fn is_of_one_client(error: &io::Error) -> bool {
     use nix::libc::{
-        ECONNABORTED, EHOSTDOWN, EHOSTUNREACH, EINTR, ENETDOWN, ENETUNREACH, ENONET, ENOPROTOOPT, EOPNOTSUPP,
-        EPERM, EPROTO, ETIMEDOUT,
+        ECONNABORTED, EHOSTDOWN, EHOSTUNREACH, EINTR, ENETDOWN, ENETUNREACH, ENONET, ENOPROTOOPT, ENOTCONN,
+        EOPNOTSUPP, EPERM, EPROTO, ETIMEDOUT,
     };
     let of_one_client = [
         ECONNABORTED,
@@ -109,6 +110,7 @@ fn is_of_one_client(error: &io::Error) -> bool {
         ENETUNREACH,
         ENONET,
         ENOPROTOOPT,
+        ENOTCONN,
         EOPNOTSUPP,
         EPERM,
         EPROTO,
