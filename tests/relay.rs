@@ -53,9 +53,15 @@ struct Ending {
 
 impl Rig {
     fn start(patience: Patience) -> Rig {
+        Rig::with_front(patience, |_| ())
+    }
+
+    /// With options on the relay's listener, which its clients' sockets inherit.
+    fn with_front(patience: Patience, set: impl FnOnce(socket2::SockRef<'_>)) -> Rig {
         let backing = TcpListener::bind("127.0.0.1:0").unwrap();
         let server_at = backing.local_addr().unwrap();
         let front = socket::listen_shared("127.0.0.1:0".parse().unwrap(), QUIET).unwrap();
+        set(socket2::SockRef::from(&front));
         let front_at = socket::local_address(front.as_fd()).unwrap();
         let (tell, told) = mpsc::sync_channel(1);
         let relay = thread::spawn(move || {
@@ -408,6 +414,27 @@ fn a_reset_is_seen_although_the_other_side_takes_nothing() {
     socket::reset(client.into());
     assert!(matches!(end.told().how, End::Failed { side: Side::Client, .. }));
     drop(server);
+}
+
+/// Where the last message that is copied goes out in parts and bulk follows it, the wait for the
+/// sink ends and begins again in one step. Whether it stays there depends on how much the sink takes
+/// and its owner reads, so all of a range is tried.
+#[test]
+fn a_reset_is_seen_however_much_was_taken_before_the_other_side_took_nothing() {
+    let ranges = (8..24).step_by(4).flat_map(|room| (0..160).step_by(16).map(move |read| (room, read)));
+    for (room, read) in ranges {
+        let narrow = |front: socket2::SockRef<'_>| front.set_send_buffer_size(room * 1024).unwrap();
+        let Rig { mut client, mut server, end } = Rig::with_front(PATIENT, narrow);
+        server.write_all(&vec![1; 1024 * 1024]).unwrap();
+        (0..read).for_each(|_| client.read_exact(&mut [0; 1024]).unwrap());
+        thread::sleep(Duration::from_millis(20)); // nothing tells that the relay cannot write any more
+        socket::reset(server.into());
+        let told = end.told.recv_timeout(Duration::from_secs(5));
+        assert!(
+            matches!(told, Ok(Told { how: End::Failed { side: Side::Server, .. }, .. })),
+            "with room for {room} KiB, after {read} KiB: {told:?}"
+        );
+    }
 }
 
 #[test]

@@ -238,7 +238,9 @@ impl Lanes {
         if !rest.is_empty() {
             return self.send_rest(key, from, rest, ring);
         }
-        if let Some(watch) = self.running(key).and_then(|running| running.watches[from as usize]) {
+        // In bulk the sink may be full again at once, and the watch be needed.
+        let watch = self.running(key).and_then(|running| running.watches[from as usize]);
+        if let Some(watch) = watch.filter(|_| !self.relay(key).pump_of(from).is_bulk()) {
             ring.cancel(watch);
         }
         self.go_on(key, from, ring);
