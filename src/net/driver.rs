@@ -154,6 +154,13 @@ impl Net {
         Relaying { net: self.clone(), relay }
     }
 
+    /// What is lent out just now, by the loop and by its driver.
+    #[cfg(test)]
+    pub(super) fn in_use(&self) -> InUse {
+        let (tasks, timers) = (self.0.executor.len(), self.0.timers.borrow().len());
+        InUse { tasks, timers, ..driver!(self, sockets => sockets.in_use()) }
+    }
+
     pub(super) fn watch(&self, fd: OwnedFd) -> io::Result<Sock> {
         Ok(Sock::new(self.clone(), driver!(self, sockets => sockets.watch(fd))?))
     }
@@ -177,6 +184,22 @@ impl Net {
     pub(super) fn accept(&self, slot: usize) -> io::Result<(OwnedFd, SocketAddr)> {
         driver!(self, sockets => sockets.accept(slot))
     }
+}
+
+/// What a loop has lent out at one moment: for the tests that hold it to getting all of it back.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct InUse {
+    pub(super) tasks: usize,
+    pub(super) timers: usize,
+    /// Slots of the driver.
+    pub(super) sockets: usize,
+    pub(super) relays: usize,
+    /// In flight in the ring; those of epoll are none.
+    pub(super) operations: usize,
+    /// Receive buffers of the ring that the kernel does not have.
+    pub(super) buffers_out: usize,
+    pub(super) pipes_out: usize,
 }
 
 /// TCP lets a socket connect to itself when it is given the very port that it dials: where nobody
@@ -225,6 +248,15 @@ impl Inner {
 pub struct Relaying {
     net: Net,
     relay: usize,
+}
+
+#[cfg(test)]
+impl Relaying {
+    /// Tells whether it has begun to end, and the kernel has yet to let go of it.
+    pub(super) fn watch_for_its_end(&self) -> impl Fn() -> bool + use<> {
+        let (net, relay) = (self.net.clone(), self.relay);
+        move || driver!(net, sockets => sockets.is_ending(relay))
+    }
 }
 
 impl Future for Relaying {

@@ -18,6 +18,8 @@ use mio::{Events, Interest, Token};
 use nix::sys::eventfd::EventFd;
 use slab::Slab;
 
+#[cfg(test)]
+use super::driver::InUse;
 use super::relay::{Ended, Patience, Relay, Side, Tally};
 use super::relays::Relays;
 use super::sock::{Ready, Socket};
@@ -166,6 +168,18 @@ impl Epoll {
 
     pub(super) fn sweep(&self, now: Instant) {
         self.relays.borrow_mut().sweep(now);
+    }
+
+    /// A relay ends at once here.
+    #[cfg(test)]
+    pub(super) fn is_ending(&self, _relay: usize) -> bool {
+        false
+    }
+
+    #[cfg(test)]
+    pub(super) fn in_use(&self) -> InUse {
+        let (relays, pipes_out) = self.relays.borrow().in_use();
+        InUse { sockets: self.slots.borrow().len(), relays, pipes_out, ..InUse::default() }
     }
 
     pub(super) fn has_ready(&self) -> bool {

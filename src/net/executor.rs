@@ -90,6 +90,12 @@ impl Executor {
         READY.with_borrow(|ready| !ready.is_empty())
     }
 
+    /// Tasks that have not ended.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.tasks.borrow().len()
+    }
+
     /// Takes over what other threads have woken. To be called after the doorbell rang.
     pub(super) fn answer_door(&self) {
         let knocked = std::mem::take(&mut *self.home.knocked.lock().unwrap_or_else(PoisonError::into_inner));

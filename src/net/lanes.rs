@@ -69,6 +69,14 @@ struct Running {
     is_forgotten: bool,
 }
 
+impl Running {
+    /// Whether something can be begun for that direction, which stands in a queue. Or stood there
+    /// when the relay's number was another's: then it may be busy, or have ended long ago.
+    fn has_turn(&mut self, from: Side) -> bool {
+        !self.is_ending && self.ops[from as usize].is_none() && !self.relay.pump_of(from).has_ended()
+    }
+}
+
 type TokenRing = Ring<Token>;
 
 impl Lanes {
@@ -108,6 +116,17 @@ impl Lanes {
         self.all.is_empty()
     }
 
+    #[cfg(test)]
+    pub(super) fn is_ending(&self, key: usize) -> bool {
+        matches!(self.all.get(key), Some(Entry::Running(running)) if running.is_ending)
+    }
+
+    /// Relays under way or not yet told, and pipes that they hold.
+    #[cfg(test)]
+    pub(super) fn in_use(&self) -> (usize, usize) {
+        (self.all.len(), self.tools.pipes.out())
+    }
+
     pub(super) fn has_ready(&self) -> bool {
         !self.tired.is_empty()
     }
@@ -121,10 +140,7 @@ impl Lanes {
         self.tools.now = now;
         for _ in 0..self.tired.len() {
             let Some((key, from)) = self.tired.pop_front() else { return };
-            if self
-                .running(key)
-                .is_some_and(|running| !running.is_ending && running.ops[from as usize].is_none())
-            {
+            if self.running(key).is_some_and(|running| running.has_turn(from)) {
                 self.pump(key, from, ring);
             }
         }
@@ -138,12 +154,12 @@ impl Lanes {
         mut event: Event<Token>,
         ring: &mut TokenRing,
     ) {
+        let ended = self.running(key).and_then(|running| match part {
+            Part::Watch => running.watches[from as usize].take(),
+            _ => running.ops[from as usize].take(),
+        });
+        debug_assert!(ended.is_some(), "a relay keeps its place until the last event of its operations");
         let Some(running) = self.running(key) else { return };
-        if part == Part::Watch {
-            running.watches[from as usize] = None;
-        } else {
-            running.ops[from as usize] = None;
-        }
         if running.is_ending {
             event.chunk.into_iter().for_each(|chunk| ring.give_back(chunk));
             self.feed(ring);
@@ -351,10 +367,7 @@ impl Lanes {
         while ring.has_buffers()
             && let Some((key, from)) = self.starved.pop_front()
         {
-            if self
-                .running(key)
-                .is_some_and(|running| !running.is_ending && running.ops[from as usize].is_none())
-            {
+            if self.running(key).is_some_and(|running| running.has_turn(from)) {
                 self.receive(key, from, false, ring);
             }
         }

@@ -43,6 +43,9 @@ mod pump; // one direction of a relay, as far as it goes without waiting
 mod pace; // copy or splice: what the last reads say
 mod pipes; // the worker's own bounded stock of pipes
 
+#[cfg(test)]
+mod tests; // connections torn down at every step leave nothing behind
+
 pub use clients::Listener;
 pub use driver::{Driver, Loop, Net};
 pub use executor::{Either, either};

@@ -61,6 +61,12 @@ impl Pipes {
         self.stock_of(&pipe).made -= 1;
     }
 
+    /// Pipes that are lent.
+    #[cfg(test)]
+    pub(super) fn out(&self) -> usize {
+        [&self.usual, &self.large].map(|stock| stock.made - stock.idle.len()).iter().sum()
+    }
+
     fn stock_of(&mut self, pipe: &Pipe) -> &mut Stock {
         if pipe.size() >= LARGE_PIPE_BYTES { &mut self.large } else { &mut self.usual }
     }

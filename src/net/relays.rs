@@ -62,6 +62,12 @@ impl Relays {
         }
     }
 
+    /// Relays under way or not yet told, and pipes that they hold.
+    #[cfg(test)]
+    pub(super) fn in_use(&self) -> (usize, usize) {
+        (self.all.len(), self.tools.pipes.out())
+    }
+
     pub(super) fn has_ready(&self) -> bool {
         !self.queue.is_empty()
     }

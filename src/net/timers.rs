@@ -24,6 +24,11 @@ impl Timers {
         self.due.remove(&entry);
     }
 
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.due.len()
+    }
+
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.due.first_key_value().map(|((at, _), _)| *at)
     }

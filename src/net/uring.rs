@@ -18,6 +18,8 @@ use nix::libc::{POLLERR, POLLHUP, POLLRDHUP};
 use nix::sys::eventfd::EventFd;
 use slab::Slab;
 
+#[cfg(test)]
+use super::driver::InUse;
 use super::lanes::{Lanes, Part};
 use super::relay::{Ended, Patience, Relay, Side, Tally};
 use super::sock::{Ready, Socket};
@@ -191,6 +193,19 @@ impl Uring {
 
     pub(super) fn sweep(&self, now: Instant) {
         self.lanes.borrow_mut().sweep(now, &mut self.ring.borrow_mut());
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_ending(&self, relay: usize) -> bool {
+        self.lanes.borrow().is_ending(relay)
+    }
+
+    #[cfg(test)]
+    pub(super) fn in_use(&self) -> InUse {
+        let (relays, pipes_out) = self.lanes.borrow().in_use();
+        let (operations, buffers_out) = self.ring.borrow().in_use();
+        let sockets = self.slots.borrow().len();
+        InUse { sockets, relays, pipes_out, operations, buffers_out, ..InUse::default() }
     }
 
     pub(super) fn has_ready(&self) -> bool {
