@@ -1,4 +1,4 @@
-//! Boot and end, in order: limits, sockets, workers, control; and the last line.
+//! Boot and end, in order: limits, event loops, sockets, control; and the last line.
 //!
 //! Everything that can fail fails here, before a client is taken. Afterwards `control::run`
 //! has the main thread until the daemon ends.
@@ -7,15 +7,23 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::config::plan::{Auto, Io, Plan};
+use crate::config::plan::{self, Auto, Io, Plan};
 use crate::control::{self, Boot, Doors, Ended, Loader, Notifier, Publisher, Until};
 use crate::data;
-use crate::net::{PIPES_MAX, probe};
+use crate::net::PIPES_MAX;
+use crate::net::probe::{self, WhyNot};
 use crate::sys::{cores, limits};
 
 /// Descriptors for anything but connections and pipes: the log, the admin doors and their
 /// clients, health checks under way, epoll and its like.
 const OWN_FILES: usize = 512;
+
+/// Descriptors that it takes to begin at all: the standard streams, the log, the runtime of the control
+/// plane and its signals, the admin doors, a health check or a scrape.
+const OWN_FILES_LEAST: usize = 24;
+
+/// What a worker's event loop holds.
+const FILES_OF_A_WORKER: usize = 3;
 
 /// Why the daemon could not start.
 #[derive(Debug)]
@@ -29,6 +37,11 @@ pub enum Trouble {
     Admin(io::Error),
     /// The error names the path.
     AccessLog(io::Error),
+    /// `process.io` asks for io_uring.
+    NoIoUring {
+        why: WhyNot,
+        error: io::Error,
+    },
     /// The system gave no thread, no runtime, or told no limit.
     System {
         what: &'static str,
@@ -46,7 +59,7 @@ pub fn run(plan: Plan, reload: Option<Loader>, notifier: Notifier, until: Until)
         Auto::Set(count) => count,
     };
     let max_connections = room(&plan, workers)?;
-    let io = io(plan.process.io)?;
+    let staff = hire(&plan.process, workers)?;
     let publisher = Publisher::new(&plan, workers, max_connections);
     let bound = data::bind_all(&plan.listeners, workers).map_err(|(listener, at, error)| Trouble::Bind {
         listener,
@@ -64,28 +77,59 @@ pub fn run(plan: Plan, reload: Option<Loader>, notifier: Notifier, until: Until)
             snapshot: publisher.snapshot(),
             bound,
             access_log: Arc::clone(&ring),
-            io,
-            pin_to: plan.process.pin_workers.then(|| core_of(index)),
         })
         .collect();
-    let workers = data::start(starts).map_err(|error| Trouble::System { what: "start a worker", error })?;
-    Ok(control::run(Boot { plan, io, reload, publisher, workers, doors, access_log, notifier, until }))
+    let Staff { hired, io, io_reason } = staff;
+    let workers = data::start(hired, starts);
+    Ok(control::run(Boot {
+        plan,
+        io,
+        io_reason,
+        reload,
+        publisher,
+        workers,
+        doors,
+        access_log,
+        notifier,
+        until,
+    }))
 }
 
-/// The driver that the plan asks for; `auto` is io_uring where it works.
-fn io(asked: Auto<Io>) -> Result<Io, Trouble> {
-    match (asked, (asked != Auto::Set(Io::Epoll)).then(probe::io_uring)) {
-        (Auto::Set(Io::Epoll), _) | (_, None) => Ok(Io::Epoll),
-        (_, Some(Ok(()))) => Ok(Io::IoUring),
-        (Auto::Auto, Some(Err(error))) => {
-            tracing::info!("io is epoll, because io_uring does not work here: {error}");
-            Ok(Io::Epoll)
+/// The workers, and the driver that they have.
+struct Staff {
+    hired: Vec<data::Hired>,
+    io: Io,
+    /// Why it is that one, in a word.
+    io_reason: &'static str,
+}
+
+/// Workers on the driver that the plan asks for; `auto` is io_uring where it works, for all of them.
+fn hire(asked: &plan::Process, count: usize) -> Result<Staff, Trouble> {
+    let pin_to = |index| asked.pin_workers.then(|| core_of(index));
+    let on = |io| data::hire(count, io, pin_to);
+    let configured = if asked.io == Auto::Auto { "works" } else { "configured" };
+    let io_reason = if asked.io == Auto::Set(Io::Epoll) {
+        configured
+    } else {
+        // The probe has one ring. There may still be too little of something for one per worker.
+        let error = match probe::io_uring().and_then(|()| on(Io::IoUring)) {
+            Ok(hired) => return Ok(Staff { hired, io: Io::IoUring, io_reason: configured }),
+            Err(error) => error,
+        };
+        let why = WhyNot::of(&error);
+        if asked.io == Auto::Set(Io::IoUring) {
+            return Err(Trouble::NoIoUring { why, error });
         }
-        (Auto::Set(Io::IoUring), Some(Err(error))) => Err(Trouble::System {
-            what: "use io_uring, as `process.io` asks (\"auto\" would use epoll)",
-            error,
-        }),
-    }
+        tracing::info!(
+            "io is epoll, because io_uring {} ({error}); to have io_uring, {}; to do without it, \
+             set `io = \"epoll\"` in [process]",
+            why.clause(),
+            why.advice()
+        );
+        why.word()
+    };
+    let hired = on(Io::Epoll).map_err(|error| Trouble::System { what: "start a worker", error })?;
+    Ok(Staff { hired, io: Io::Epoll, io_reason })
 }
 
 fn core_of(worker: usize) -> usize {
@@ -98,6 +142,14 @@ fn room(plan: &Plan, workers: usize) -> Result<usize, Trouble> {
     let files = limits::raise_open_files()
         .map_err(|error| Trouble::System { what: "read the limit of open files (RLIMIT_NOFILE)", error })?;
     let sockets = workers * plan.listeners.iter().map(|listener| listener.bind.len()).sum::<usize>();
+    let least = OWN_FILES_LEAST + workers * FILES_OF_A_WORKER + sockets + 2;
+    if files < least {
+        let error = io::Error::other(format!(
+            "the limit is {files}, and with {workers} workers it takes {least}; raise it (LimitNOFILE= in \
+             the systemd unit, or `ulimit -n`)"
+        ));
+        return Err(Trouble::System { what: "begin with so few open files", error });
+    }
     let room = Room::of(files, workers, sockets);
     match plan.process.max_connections {
         Auto::Auto => tracing::info!("max_connections is {}: {room}", room.connections),

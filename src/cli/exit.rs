@@ -29,6 +29,14 @@ pub(super) fn trouble(trouble: &Trouble) -> ExitCode {
                 .into(),
             Some(error),
         ),
+        Trouble::NoIoUring { why, error } => (
+            format!("`io = \"io-uring\"` in [process] cannot be had: io_uring {} ({error})", why.clause()),
+            format!(
+                "{}; or set `io = \"auto\"`, which uses epoll where io_uring does not work",
+                why.advice()
+            ),
+            Some(error),
+        ),
         Trouble::System { what, error } => (format!("cannot {what}: {error}"), String::new(), Some(error)),
     };
     eprintln!("error: {text}");

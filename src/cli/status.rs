@@ -72,6 +72,7 @@ mod tests {
             generation: 3,
             started: "2025-01-01T00:00:00Z".into(),
             io: "epoll".into(),
+            io_reason: "denied".into(),
             workers: 2,
             state: "serving".into(),
             connections: Connections { active: 12, total: 3456 },

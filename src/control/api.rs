@@ -12,6 +12,10 @@ pub struct Status {
     pub generation: u64,
     pub started: String,
     pub io: String,
+    /// `configured`, `works`, or why io_uring does not: `denied`, `missing`, `too_old`, `no_memory`,
+    /// `no_descriptors`, `broken`.
+    #[serde(default)]
+    pub io_reason: String,
     pub workers: usize,
     /// `serving` or `draining`.
     pub state: String,

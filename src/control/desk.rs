@@ -26,6 +26,7 @@ pub struct Desk {
     access_log: Arc<Ring>,
     pub started: Timestamp,
     pub io: plan::Io,
+    pub io_reason: &'static str,
     is_draining: AtomicBool,
     /// Of the newest plan: the two settings that only matter at the end.
     process: Mutex<plan::Process>,
@@ -51,7 +52,7 @@ pub struct Reloaded {
 impl Desk {
     pub fn new(
         plan: &Plan,
-        io: plan::Io,
+        (io, io_reason): (plan::Io, &'static str),
         publisher: Publisher,
         hands: Vec<Hand>,
         access_log: Arc<Ring>,
@@ -63,6 +64,7 @@ impl Desk {
             access_log,
             started: Timestamp::now(),
             io,
+            io_reason,
             is_draining: AtomicBool::new(false),
             process: Mutex::new(plan.process.clone()),
             last_reload: Mutex::default(),

@@ -40,8 +40,8 @@ fn process(desk: &Desk, snapshot: &Snapshot, page: &mut Page<'_>) -> Result<(), 
     page.gauge("build_info", "The version that runs", vec![Sample::of(&[("version", VERSION)], 1.0)])?;
     page.gauge(
         "process_io",
-        "How workers wait for sockets",
-        vec![Sample::of(&[("io", desk.io.word())], 1.0)],
+        "How workers wait for sockets, and why that way",
+        vec![Sample::of(&[("io", desk.io.word()), ("reason", desk.io_reason)], 1.0)],
     )?;
     page.gauge(
         "start_time_seconds",

@@ -282,7 +282,7 @@ mod tests {
             (r#"tidegate_pool_servers{pool="api",state="checking"}"#, 2.0),
             (r#"tidegate_health_check_total{pool="api",server="a",result="ok"}"#, 1.0),
             (r#"tidegate_server_weight{pool="api",server="b\"\\\n"}"#, 100.0),
-            (r#"tidegate_process_io{io="epoll"}"#, 1.0),
+            (r#"tidegate_process_io{io="epoll",reason="denied"}"#, 1.0),
             ("tidegate_config_generation", 1.0),
         ] {
             assert_eq!(pages[0].get(series), Some(&value), "{series}");

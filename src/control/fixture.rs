@@ -98,7 +98,13 @@ pub async fn until(mut is_so: impl FnMut() -> bool) {
 
 /// A desk over that plan and those workers.
 pub fn desk_with(plan: &Plan, hands: Vec<Hand>) -> Arc<Desk> {
-    Desk::new(plan, Io::Epoll, Publisher::new(plan, 1, 1000), hands, access_log::AccessLog::off().ring())
+    Desk::new(
+        plan,
+        (Io::Epoll, "denied"),
+        Publisher::new(plan, 1, 1000),
+        hands,
+        access_log::AccessLog::off().ring(),
+    )
 }
 
 /// A worker that does nothing unless the test does it.

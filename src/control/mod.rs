@@ -58,6 +58,8 @@ pub struct Boot {
     pub plan: Plan,
     /// The driver that serves: what `process.io` came to.
     pub io: plan::Io,
+    /// Why it is that one: `configured`, `works`, or what keeps io_uring from working. One word.
+    pub io_reason: &'static str,
     /// `None`: there is no file, and SIGHUP says so.
     pub reload: Option<Loader>,
     /// Holds the first snapshot, which the workers have.
@@ -114,7 +116,8 @@ async fn live(boot: Boot) -> io::Result<(AccessLog, Ended)> {
     let asks = Asks::new(boot.until)?;
     let (hands, threads) = boot.workers.into_iter().map(in_two).unzip();
     let crew = Crew::new(threads)?;
-    let desk = Desk::new(&boot.plan, boot.io, boot.publisher, hands, boot.access_log.ring());
+    let io = (boot.io, boot.io_reason);
+    let desk = Desk::new(&boot.plan, io, boot.publisher, hands, boot.access_log.ring());
     let notifier = Arc::new(boot.notifier);
     let reload = Arc::new(Notify::new());
 

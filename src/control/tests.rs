@@ -100,6 +100,7 @@ impl Setup {
         let (ask, asked) = oneshot::channel();
         let boot = Boot {
             io: crate::config::plan::Io::Epoll,
+            io_reason: "configured",
             publisher: Publisher::new(&self.plan, self.conducts.len(), 100),
             plan: self.plan,
             reload: self.reload,

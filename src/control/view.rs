@@ -22,6 +22,7 @@ pub fn status(desk: &Desk) -> api::Status {
         generation: snapshot.generation,
         started: desk.started.to_string(),
         io: desk.io.to_string(),
+        io_reason: desk.io_reason.into(),
         workers: desk.worker_count(),
         state: if desk.is_draining() { "draining" } else { "serving" }.into(),
         connections: api::Connections {
@@ -220,7 +221,7 @@ mod tests {
         let json = |value| serde_json::to_value(value).expect("JSON");
         assert_eq!(
             keys(json(status(&desk))),
-            "connections generation io last_reload listeners pools started state version workers"
+            "connections generation io io_reason last_reload listeners pools started state version workers"
         );
         let first = |value: serde_json::Value| value[0].clone();
         assert_eq!(

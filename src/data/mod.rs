@@ -14,4 +14,4 @@ mod visit; // what is known of one connection so far
 mod signal; // one task tells another, once
 
 pub use listen::{Bound, bind_all};
-pub use worker::{Start, start};
+pub use worker::{Hired, Start, hire, start};

@@ -38,57 +38,79 @@ pub struct Start {
     pub snapshot: Arc<Snapshot>,
     pub bound: Bound,
     pub access_log: Arc<Ring>,
-    pub io: Io,
-    /// The core to be bound to.
-    pub pin_to: Option<usize>,
 }
 
-/// Starts the workers, each on a thread of its own. A worker ends after [`Order::Drain`] or
-/// [`Order::Stop`].
+/// A worker that has its thread and its event loop, and waits for its work. It ends if that can
+/// never come.
+pub struct Hired {
+    worker: orders::Worker,
+    begin: SyncSender<(Start, Arc<Crew>)>,
+}
+
+/// Workers on threads of their own, each with its event loop, bound to a core where `pin_to`
+/// names one.
+///
+/// # Errors
+/// When the system gives a thread or an event loop to one of them. The others have ended by then.
+pub fn hire(count: usize, io: Io, pin_to: impl Fn(usize) -> Option<usize>) -> io::Result<Vec<Hired>> {
+    let mut hired = Vec::with_capacity(count);
+    for index in 0..count {
+        match hire_one(index, io, pin_to(index)) {
+            Ok(one) => hired.push(one),
+            Err(error) => {
+                hired.into_iter().for_each(Hired::dismiss);
+                return Err(error);
+            }
+        }
+    }
+    Ok(hired)
+}
+
+/// Lets the workers begin. A worker ends after [`Order::Drain`] or [`Order::Stop`].
 ///
 /// No client is taken before every worker has its event loop: those of an early worker could use
 /// up the descriptors that a late one needs to begin, and whoever stands in the queues of a worker
 /// that never began would wait for ever.
-///
-/// # Errors
-/// When the system gives a thread or an event loop to one of them. None of them runs then.
-pub fn start(starts: Vec<Start>) -> io::Result<Vec<orders::Worker>> {
-    let Some(first) = starts.first() else { return Ok(Vec::new()) };
+pub fn start(hired: Vec<Hired>, starts: Vec<Start>) -> Vec<orders::Worker> {
+    let Some(first) = starts.first() else { return Vec::new() };
     let crew = Crew::new(Arc::clone(&first.snapshot.loads), starts.len());
-    let prepare = |start| prepare(start, Arc::clone(&crew));
-    let prepared = starts.into_iter().map(prepare).collect::<io::Result<Vec<_>>>()?;
-    Ok(prepared
-        .into_iter()
-        .map(|(worker, begin)| {
-            let _ = begin.send(()); // a thread that is gone shows when it is joined
-            worker
-        })
-        .collect())
+    let begin = |(Hired { worker, begin }, start)| {
+        let _ = begin.send((start, Arc::clone(&crew))); // a thread that is gone shows when it is joined
+        worker
+    };
+    hired.into_iter().zip(starts).map(begin).collect()
 }
 
-/// A worker that waits for the word to begin, and ends if the word can never come.
-fn prepare(start: Start, crew: Arc<Crew>) -> io::Result<(orders::Worker, SyncSender<()>)> {
+fn hire_one(index: usize, io: Io, pin_to: Option<usize>) -> io::Result<Hired> {
     let (post, inbox) = orders::mailbox();
     let pulse = Arc::new(AtomicU64::new(0));
     let (begin, begun) = sync_channel(1);
     let (tell, told) = sync_channel(1);
-    let thread = thread::Builder::new().name(format!("worker-{}", start.index)).spawn({
+    let thread = thread::Builder::new().name(format!("worker-{index}")).spawn({
         let pulse = Arc::clone(&pulse);
         move || {
-            let made = Loop::new(driver_of(start.io), start.pin_to);
+            let made = Loop::new(driver_of(io), pin_to);
             let (made, answer) = match made {
                 Ok(made) => (Some(made), Ok(())),
                 Err(error) => (None, Err(error)),
             };
             let _ = tell.send(answer);
             match (made, begun.recv()) {
-                (Some(made), Ok(())) => made.run(move |net| work(net, start, crew, inbox, pulse)),
+                (Some(made), Ok((start, crew))) => made.run(move |net| work(net, start, crew, inbox, pulse)),
                 _ => Drained::default(),
             }
         }
     })?;
     told.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended early")))?;
-    Ok((orders::Worker { post, pulse, thread }, begin))
+    Ok(Hired { worker: orders::Worker { post, pulse, thread }, begin })
+}
+
+impl Hired {
+    /// There is no work. What its event loop held is free afterwards.
+    fn dismiss(self) {
+        drop(self.begin);
+        let _ = self.worker.thread.join(); // it has nothing to tell
+    }
 }
 
 fn driver_of(io: Io) -> Driver {

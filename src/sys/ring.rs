@@ -119,6 +119,8 @@ impl<T: Copy> Ring<T> {
         // The ring's own descriptor need not be looked up at each call, where the kernel knows how.
         let _ = ring.submitter().register_ring_fd();
         let buffers = Buffers::register(&ring)?;
+        // A filter may allow a ring and deny the call that uses it: better known now.
+        ring.submitter().submit()?;
         Ok(Ring { ring, buffers, buffers_out: 0, flights: Slab::new(), landed: Vec::new() })
     }
 
