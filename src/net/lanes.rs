@@ -20,6 +20,7 @@ use super::pump::{Halt, Tools};
 use super::relay::{Ended, Relay, Side, Turn};
 use super::relays::Schedule;
 use super::sock::Socket;
+use super::spares::Spares;
 use super::uring::{Token, is_cancelled};
 use crate::sys::ring::{Chunk, Event, Op, Ring};
 use crate::sys::socket;
@@ -46,6 +47,8 @@ pub(super) struct Lanes {
     /// Directions that found no buffer to receive into.
     starved: VecDeque<(usize, Side)>,
     tools: Tools,
+    /// For what sinks do not take at once.
+    rests: Spares<Vec<u8>>,
     schedule: Schedule,
 }
 
@@ -86,6 +89,7 @@ impl Lanes {
             tired: VecDeque::new(),
             starved: VecDeque::new(),
             tools: Tools::new(Instant::now()),
+            rests: Spares::default(),
             schedule: Schedule::default(),
         }
     }
@@ -234,12 +238,17 @@ impl Lanes {
             }
         };
         self.note_moved(key, from, sent);
-        let rest = ring.bytes(&chunk)[sent..].to_vec();
+        let unsent = &ring.bytes(&chunk)[sent..];
+        let rest = (!unsent.is_empty()).then(|| {
+            let mut rest = self.rests.take();
+            rest.clear();
+            rest.extend_from_slice(unsent);
+            rest
+        });
         ring.give_back(chunk);
-        if rest.is_empty() {
-            self.go_on(key, from, ring);
-        } else {
-            self.send_rest(key, from, rest, ring);
+        match rest {
+            Some(rest) => self.send_rest(key, from, rest, ring),
+            None => self.go_on(key, from, ring),
         }
     }
 
@@ -254,6 +263,7 @@ impl Lanes {
         if !rest.is_empty() {
             return self.send_rest(key, from, rest, ring);
         }
+        self.rests.keep(rest);
         // In bulk the sink may be full again at once, and the watch be needed.
         let watch = self.running(key).and_then(|running| running.watches[from as usize]);
         if let Some(watch) = watch.filter(|_| !self.relay(key).pump_of(from).is_bulk()) {

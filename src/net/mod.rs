@@ -41,6 +41,7 @@ mod relays; // all relays of a worker on epoll: whose turn, whose deadline
 mod relay; // both directions until both have ended
 mod pump; // one direction of a relay, as far as it goes without waiting
 mod pace; // copy or splice: what the last reads say
+mod spares; // memory for what a sink did not take at once
 mod pipes; // the worker's own bounded stock of pipes
 
 #[cfg(test)]

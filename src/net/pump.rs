@@ -11,6 +11,7 @@ use std::time::Instant;
 use super::pace::Pace;
 use super::pipes::{PIPE_BYTES, Pipes};
 use super::sock::Socket;
+use super::spares::Spares;
 use crate::sys::pipe::Pipe;
 use crate::sys::socket;
 
@@ -30,14 +31,23 @@ const DISCARD_MAX: usize = 16 * 1024 * 1024;
 pub(super) struct Tools {
     pub(super) buffer: Box<[u8]>,
     pub(super) pipes: Pipes,
+    rests: Spares<Rest>,
     pub(super) now: Instant,
 }
 
 impl Tools {
     pub(super) fn new(now: Instant) -> Self {
-        Tools { buffer: vec![0; BULK_READ_BYTES].into_boxed_slice(), pipes: Pipes::default(), now }
+        Tools {
+            buffer: vec![0; BULK_READ_BYTES].into_boxed_slice(),
+            pipes: Pipes::default(),
+            rests: Spares::default(),
+            now,
+        }
     }
 }
+
+/// The rest of a read: the bytes, and how many of them have gone. Boxed, for most directions have none.
+type Rest = Box<(Vec<u8>, usize)>;
 
 /// One direction.
 #[derive(Default)]
@@ -56,8 +66,7 @@ pub(super) struct Pump {
 enum Load {
     #[default]
     Nothing,
-    /// The rest of a read: the bytes, and how many of them have gone.
-    Copied(Box<(Vec<u8>, usize)>),
+    Copied(Rest),
     /// A pipe, and how many bytes are in it.
     Piped(Pipe, usize),
 }
@@ -163,7 +172,7 @@ impl Pump {
         match self.stage {
             Stage::Ended => return Err(Halt::Ended),
             Stage::Discarding => {}
-            Stage::Flowing | Stage::Flushing => self.flush(to, moved)?,
+            Stage::Flowing | Stage::Flushing => self.flush(to, tools, moved)?,
         }
         if self.stage == Stage::Flushing {
             self.stage = Stage::Ended;
@@ -184,7 +193,7 @@ impl Pump {
     }
 
     /// Writes what is loaded.
-    fn flush(&mut self, to: &mut Socket, moved: &mut u64) -> Result<(), Halt> {
+    fn flush(&mut self, to: &mut Socket, tools: &mut Tools, moved: &mut u64) -> Result<(), Halt> {
         loop {
             let rest = match &self.load {
                 Load::Nothing | Load::Piped(_, 0) => return Ok(()),
@@ -211,10 +220,7 @@ impl Pump {
             self.has_stopped_short = is_splice && written < rest;
             *moved += written as u64;
             match &mut self.load {
-                Load::Copied(kept) if written == rest => {
-                    kept.1 += written;
-                    self.load = Load::Nothing;
-                }
+                Load::Copied(_) if written == rest => self.unload(tools),
                 Load::Copied(kept) => kept.1 += written,
                 Load::Piped(_, kept) => *kept -= written,
                 Load::Nothing => {}
@@ -237,7 +243,7 @@ impl Pump {
         }
         self.unload(tools); // an empty pipe, where bulk has just ended
         let most = if self.pace.is_bulk() { BULK_READ_BYTES } else { READ_BYTES };
-        let Tools { buffer, .. } = tools;
+        let Tools { buffer, rests, .. } = tools;
         let chunk = match socket::receive(from.fd.as_fd(), &mut buffer[..most]) {
             Ok(0) => return Ok(self.end_source()),
             Ok(read) => &buffer[..read],
@@ -253,7 +259,11 @@ impl Pump {
         let written = sent(to, chunk.len(), socket::send(to.fd.as_fd(), chunk))?;
         *moved += written as u64;
         if written < chunk.len() {
-            self.load = Load::Copied(Box::new((chunk[written..].to_vec(), 0)));
+            let mut rest = rests.take();
+            rest.0.clear();
+            rest.0.extend_from_slice(&chunk[written..]);
+            rest.1 = 0;
+            self.load = Load::Copied(rest);
         }
         Ok(chunk.len())
     }
@@ -300,7 +310,8 @@ impl Pump {
         match std::mem::take(&mut self.load) {
             Load::Piped(pipe, 0) => tools.pipes.take_back(pipe),
             Load::Piped(pipe, _) => tools.pipes.discard(pipe),
-            Load::Copied(_) | Load::Nothing => {}
+            Load::Copied(rest) => tools.rests.keep(rest),
+            Load::Nothing => {}
         }
     }
 }
