@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::plan::{
-    AccessLog, AccessOutput, AccessWhen, Admin, Auto, Balance, CheckKind, HashKey, HealthCheck, Level,
-    Listener, Log, LogFormat, OnNoServer, Pool, Process, Retry, Server, Tcp, WhenFull,
+    AccessLog, AccessOutput, AccessWhen, Admin, Admission, Auto, Balance, CheckKind, HashKey, HealthCheck,
+    Level, Listener, Log, LogFormat, OnNoServer, Pool, Process, Retry, Server, Tcp, WhenFull,
 };
 
 /// Where the configuration is looked for.
@@ -107,6 +107,7 @@ impl Listener {
             pool: pool.into(),
             max_connections: None,
             when_full: WHEN_FULL,
+            admission: Admission::default(),
             idle_timeout: IDLE_TIMEOUT,
             half_close_timeout: HALF_CLOSE_TIMEOUT,
             tcp: Tcp::default(),

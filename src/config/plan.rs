@@ -5,8 +5,10 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+pub use crate::core::acl::Acl;
 pub use crate::core::balance::{HashKey, Kind as Balance};
 use crate::core::outcome::words;
 
@@ -118,6 +120,7 @@ pub struct Listener {
     /// Connections at once; `None` is bounded by the process alone.
     pub max_connections: Option<usize>,
     pub when_full: WhenFull,
+    pub admission: Admission,
     /// Both directions silent for this long: the connection is closed. `None` is never.
     pub idle_timeout: Option<Duration>,
     /// One side has ended and the other is silent for this long. `None` is never.
@@ -134,6 +137,13 @@ words! {
         /// It is reset at once.
         Refuse = "refuse",
     }
+}
+
+/// Who may come in at a listener, besides what `max_connections` says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Admission {
+    /// `allow` and `deny`. Shared by all listeners that take them from `[defaults]`.
+    pub acl: Arc<Acl>,
 }
 
 /// How a dead peer is found out, on one side of a connection.

@@ -82,6 +82,8 @@ words! {
         AllAttemptsFailed = "all_attempts_failed",
         /// The listener or the process is at `max_connections`, and `when_full` says refuse.
         ListenerLimit = "listener_limit",
+        /// The listener's `allow` and `deny` keep the client out.
+        AclDeny = "acl_deny",
         /// Every healthy server is at its `max_connections`.
         ServerLimit = "server_limit",
         /// Still open when `drain_timeout` had passed, or when a second signal came.

@@ -1,7 +1,14 @@
-//! May this client in? Where a listener lets clients wait, `accept.rs` has found room already.
+//! May this client in? Found out where it is taken, before it has a task or changes hands.
+//!
+//! A client that may not is told of like every other: it goes through the story with its end
+//! already written, and [`admit`] is where the story stops. Whoever is refused by a rule holds no
+//! place: a place that was found beforehand is free again at once.
+
+use std::net::SocketAddr;
 
 use super::accept::{Client, Places};
 use super::worker::Worker;
+use crate::core::acl::Denied;
 use crate::core::outcome::{By, Close, How, Phase, Reason};
 use crate::net::Sock;
 use crate::snapshot::Listener;
@@ -12,18 +19,39 @@ pub(super) struct Admitted {
     pub(super) places: Places,
 }
 
+/// What was found out of a client. Boxed: few are refused, and every connection keeps this.
+pub(super) type Verdict = Result<Places, Box<Close>>;
+
 /// # Errors
-/// `listener_limit`, where there is no room and the listener refuses.
-pub(super) fn admit(client: Client, listener: &Listener, worker: &Worker) -> Result<Admitted, Close> {
-    match client.places.map_or_else(|| Places::take(listener, worker), Ok) {
+/// As [`judge`] found.
+pub(super) fn admit(client: Client) -> Result<Admitted, Close> {
+    match client.verdict {
         Ok(places) => Ok(Admitted { sock: client.sock, places }),
-        Err(full) => Err(Close {
-            by: By::Proxy,
-            phase: Phase::Accept,
-            how: How::Policy,
-            reason: Reason::ListenerLimit,
-            errno: None,
-            detail: format!("refused: {full}").into(),
-        }),
+        Err(close) => Err(*close),
     }
+}
+
+/// Whether a client from there may in. `held` are its places, where clients wait for those.
+///
+/// # Errors
+/// `acl_deny`, and `listener_limit` where there is no room and the listener refuses.
+pub(super) fn judge(from: SocketAddr, held: Option<Places>, listener: &Listener, worker: &Worker) -> Verdict {
+    let rules = &listener.plan.admission;
+    rules.acl.check(from.ip()).map_err(|denied| denied_by(denied, from))?;
+    held.map_or_else(|| Places::take(listener, worker), Ok)
+        .map_err(|full| refused(Reason::ListenerLimit, full.to_string()))
+}
+
+fn denied_by(denied: Denied, from: SocketAddr) -> Box<Close> {
+    let from = from.ip().to_canonical();
+    let why = match denied {
+        Denied::By(network) => format!("{from} is in {network}, which `deny` names"),
+        Denied::NotAllowed => format!("{from} is in no network that `allow` names"),
+    };
+    refused(Reason::AclDeny, why)
+}
+
+fn refused(reason: Reason, why: String) -> Box<Close> {
+    let detail = format!("refused: {why}").into();
+    Box::new(Close { by: By::Proxy, phase: Phase::Accept, how: How::Policy, reason, errno: None, detail })
 }

@@ -44,6 +44,7 @@ pub fn listener(entry: &Entry, common: &Common, found: &mut Mistakes) -> Listene
     }
     let own = common::for_listener(&section, common.clone(), found);
     at.plan.when_full = own.when_full;
+    at.plan.admission = own.admission;
     at.plan.idle_timeout = own.idle_timeout;
     at.plan.half_close_timeout = own.half_close_timeout;
     at.plan.tcp = common::tcp(&section, common.tcp, found);

@@ -1,0 +1,52 @@
+//! Who may come in at a listener: read alike from `[defaults]` and from the listener's table.
+
+use std::sync::Arc;
+
+use super::leaf;
+use super::prefix::prefix;
+use super::section::{Field, Section};
+use crate::config::file::Kind;
+use crate::config::mistake::{Code, Mistake, Mistakes};
+use crate::config::plan::{Acl, Admission};
+use crate::core::prefix::Prefix;
+
+/// What a table changes of the admission that holds without it.
+pub fn admission(section: &Section<'_>, mut admission: Admission, found: &mut Mistakes) -> Admission {
+    acl(section, &mut admission, found);
+    admission
+}
+
+/// Each list takes the place of the same list in `[defaults]`; the other one stays.
+fn acl(section: &Section<'_>, admission: &mut Admission, found: &mut Mistakes) {
+    let (allow, deny) = (section.get("allow"), section.get("deny"));
+    if allow.is_none() && deny.is_none() {
+        return;
+    }
+    if let Some(field) = allow.filter(|field| is_empty(*field)) {
+        found.add(allows_nobody(field));
+    }
+    let of = |field: Option<Field<'_>>, otherwise: &[Prefix], found: &mut Mistakes| match field {
+        Some(field) => networks(field, found),
+        None => otherwise.to_vec(),
+    };
+    let allow = of(allow, admission.acl.allowed(), found);
+    let deny = of(deny, admission.acl.denied(), found);
+    admission.acl = Arc::new(Acl::new(allow, deny));
+}
+
+fn networks(field: Field<'_>, found: &mut Mistakes) -> Vec<Prefix> {
+    leaf::list(field, found).iter().filter_map(|item| prefix(item, found)).collect()
+}
+
+fn is_empty(field: Field<'_>) -> bool {
+    matches!(&field.value.kind, Kind::Array(items) if items.is_empty())
+}
+
+/// A list that a script left empty would otherwise open the listener to everybody, or to nobody.
+fn allows_nobody(field: Field<'_>) -> Mistake {
+    let mistake = Mistake::new(Code::EmptyList, field.value.span.clone(), "`allow` allows nobody");
+    let everybody = "[\"0.0.0.0/0\", \"::/0\"]";
+    mistake
+        .label("at least one network is needed")
+        .help(format!("to allow everybody, leave it out, or write {everybody}"))
+}

@@ -1,0 +1,133 @@
+//! Who may come in, and who is told to go.
+
+use std::io::{self, ErrorKind};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+
+use nix::sys::signal::Signal;
+
+use crate::peers::{Client, Greeter, config, config_at};
+use crate::support::record::word;
+use crate::support::{Daemon, PATIENCE, eventually, free_port};
+
+const fn source(last: u8) -> Ipv4Addr {
+    Ipv4Addr::new(127, 0, 0, last)
+}
+
+/// The ways in which a reset reaches a client that waits for its greeting.
+#[track_caller]
+fn is_reset(outcome: io::Result<Client>) {
+    let error = outcome.expect_err("the client is refused");
+    assert!(matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{error}");
+}
+
+/// A refusal is counted a moment after the client has felt it.
+#[track_caller]
+fn has_rejected(daemon: &Daemon, reason: &str, count: usize) {
+    let labels = [("listener", "l"), ("reason", reason)];
+    let rejected = || daemon.metric("tidegate_listener_rejected_connections_total", &labels);
+    let what = format!("{count} clients to be rejected by {reason}");
+    eventually(&what, PATIENCE, || (rejected() == count as f64).then_some(()));
+}
+
+fn reload(daemon: &mut Daemon, text: &str) {
+    let generation = daemon.metric("tidegate_config_generation", &[]);
+    daemon.rewrite_config(text);
+    daemon.signal(Signal::SIGHUP);
+    eventually("the reload", PATIENCE, || {
+        (daemon.metric("tidegate_config_generation", &[]) > generation).then_some(())
+    });
+}
+
+/// A connection whose client speaks from there and has not been greeted yet.
+fn knock(from: Ipv4Addr, at: SocketAddr) -> TcpStream {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((from, 0)).into()).unwrap();
+    socket.connect(&at.into()).unwrap();
+    socket.into()
+}
+
+#[test]
+fn the_longest_network_decides_who_comes_in_and_the_log_says_which_it_was() {
+    let server = Greeter::start("a");
+    let rules = "allow = [\"127.0.0.0/28\", \"127.0.0.7\"]\ndeny = [\"127.0.0.4/30\"]";
+    let (text, front) = config(&[server.toml()], rules, "");
+    let daemon = Daemon::start(&text);
+    for welcome in [1, 3, 7, 8] {
+        Client::connect_from(source(welcome), front).unwrap().leave().unwrap();
+    }
+    is_reset(Client::connect_from(source(5), front));
+    is_reset(Client::connect_from(source(16), front));
+    let log = daemon.access_log_of(6);
+    let told = |from: u8| {
+        let client = format!("{}:", source(from));
+        let record = log.iter().find(|record| word(record, "client").starts_with(&client)).unwrap();
+        ["close.reason", "close.how", "close.phase", "close.detail"].map(|name| word(record, name))
+    };
+    let refused = |why| ["acl_deny", "policy", "accept", why];
+    assert_eq!(told(5), refused("refused: 127.0.0.5 is in 127.0.0.4/30, which `deny` names"));
+    assert_eq!(told(16), refused("refused: 127.0.0.16 is in no network that `allow` names"));
+    has_rejected(&daemon, "acl_deny", 2);
+    assert_eq!(server.taken(), 4);
+}
+
+#[test]
+fn an_ipv6_client_is_judged_by_the_rules_of_its_family() {
+    let server = Greeter::start("a");
+    let front: SocketAddr = format!("[::1]:{}", free_port()).parse().unwrap();
+    let mut daemon = Daemon::start(&config_at(front, &[server.toml()], "deny = [\"0.0.0.0/0\"]", ""));
+    Client::connect(front).unwrap().leave().unwrap();
+    reload(&mut daemon, &config_at(front, &[server.toml()], "deny = [\"::/64\"]", ""));
+    is_reset(Client::connect(front));
+}
+
+#[test]
+fn a_denied_client_takes_no_place_at_a_full_listener() {
+    let server = Greeter::start("a");
+    for when_full in ["wait", "refuse"] {
+        let rules = format!("max_connections = 1\nwhen_full = \"{when_full}\"\ndeny = [\"127.0.0.9\"]");
+        let (text, front) = config(&[server.toml()], &rules, "");
+        let daemon = Daemon::start(&format!("[process]\nworkers = 1\n\n{text}"));
+        let first = Client::connect_from(source(1), front).unwrap();
+        let denied: Vec<_> = (0..5).map(|_| knock(source(9), front)).collect();
+        let waiting = (when_full == "wait").then(|| knock(source(2), front));
+        first.leave().unwrap();
+        for stream in denied {
+            is_reset(Client::greeted_on(stream));
+        }
+        // One place, five who were denied it, and the next in the queue has it.
+        let next = waiting.map_or_else(
+            || eventually("a free place", PATIENCE, || Client::connect_from(source(2), front).ok()),
+            |stream| Client::greeted_on(stream).unwrap(),
+        );
+        next.leave().unwrap();
+        has_rejected(&daemon, "acl_deny", 5);
+    }
+}
+
+#[test]
+fn a_reload_changes_the_rules_for_new_clients_and_touches_no_open_connection() {
+    let server = Greeter::start("a");
+    let (text, front) = config(&[server.toml()], "", "");
+    let mut daemon = Daemon::start(&text);
+    let mut open = Client::connect_from(source(9), front).unwrap();
+    let denied = "[defaults]\ndeny = [\"127.0.0.9/32\"]\n\n";
+    reload(&mut daemon, &format!("{denied}{text}"));
+    is_reset(Client::connect_from(source(9), front));
+    open.echo(b"still here").unwrap();
+    // What a listener says takes the place of the default.
+    let own = config_at(front, &[server.toml()], "deny = []", "");
+    reload(&mut daemon, &format!("{denied}{own}"));
+    Client::connect_from(source(9), front).unwrap().leave().unwrap();
+}
+
+#[test]
+fn a_hundred_thousand_networks_are_read_and_kept() {
+    let server = Greeter::start("a");
+    let networks =
+        (0..100_000_u32).map(|number| format!("\"{}/32\"", Ipv4Addr::from(0x0a00_0000 + 2 * number)));
+    let deny = networks.chain(["\"127.0.0.9\"".to_owned()]).collect::<Vec<_>>().join(",");
+    let (text, front) = config(&[server.toml()], &format!("deny = [{deny}]"), "");
+    let _daemon = Daemon::start(&text);
+    is_reset(Client::connect_from(source(9), front));
+    Client::connect_from(source(8), front).unwrap().leave().unwrap();
+}
