@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::plan::{
@@ -67,6 +68,17 @@ impl Default for Log {
 impl Default for AccessLog {
     fn default() -> Self {
         AccessLog { output: AccessOutput::Stdout, format: LogFormat::Json, when: AccessWhen::Always }
+    }
+}
+
+impl Default for Admission {
+    fn default() -> Self {
+        Admission {
+            acl: Arc::default(),
+            max_connections_per_source: None,
+            // What one customer or one machine is given: it has 2^64 addresses to come from.
+            source_prefix_ipv6: 64,
+        }
     }
 }
 

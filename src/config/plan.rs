@@ -3,7 +3,7 @@
 //! Immutable once made, by `check.rs`. The data plane reads it through the snapshot;
 //! nobody else interprets what the operator wrote.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use std::time::Duration;
 pub use crate::core::acl::Acl;
 pub use crate::core::balance::{HashKey, Kind as Balance};
 use crate::core::outcome::words;
+use crate::core::prefix::Prefix;
 
 /// Everything the operator asked for.
 #[derive(Clone, Debug, PartialEq)]
@@ -140,10 +141,25 @@ words! {
 }
 
 /// Who may come in at a listener, besides what `max_connections` says.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Admission {
     /// `allow` and `deny`. Shared by all listeners that take them from `[defaults]`.
     pub acl: Arc<Acl>,
+    /// Connections at once of one source; `None` is no limit.
+    pub max_connections_per_source: Option<usize>,
+    /// Bits of an IPv6 address that make a source, 1 to 128. A source of IPv4 is one address.
+    pub source_prefix_ipv6: u8,
+}
+
+impl Admission {
+    /// What a client counts as.
+    pub fn source(&self, address: IpAddr) -> Prefix {
+        match address.to_canonical() {
+            address @ IpAddr::V6(_) => Prefix::around(address, self.source_prefix_ipv6),
+            IpAddr::V4(_) => None,
+        }
+        .unwrap_or_else(|| Prefix::of(address))
+    }
 }
 
 /// How a dead peer is found out, on one side of a connection.

@@ -126,6 +126,19 @@ fn admission(admission: &Admission, out: &mut Out) {
             out.key(key, list(networks));
         }
     }
+    let default = Admission::default();
+    out.unless(
+        "max_connections_per_source",
+        &admission.max_connections_per_source,
+        &default.max_connections_per_source,
+        |limit| limit.map_or_else(|| text("off"), |limit| limit.to_string()),
+    );
+    out.unless(
+        "source_prefix_ipv6",
+        &admission.source_prefix_ipv6,
+        &default.source_prefix_ipv6,
+        u8::to_string,
+    );
 }
 
 fn pool(pool: &Pool, out: &mut Out) {
@@ -279,7 +292,13 @@ mod tests {
 
     fn admission() -> impl Strategy<Value = Admission> {
         let list = || prop::collection::vec(prefix(), 0..4);
-        (list(), list()).prop_map(|(allow, deny)| Admission { acl: Arc::new(Acl::new(allow, deny)) })
+        (list(), list(), prop::option::of(1..1000usize), 1..=128u8).prop_map(
+            |(allow, deny, max_connections_per_source, source_prefix_ipv6)| Admission {
+                acl: Arc::new(Acl::new(allow, deny)),
+                max_connections_per_source,
+                source_prefix_ipv6,
+            },
+        )
     }
 
     /// The listener of that number, for the pool of the same number; the number keeps ports apart.

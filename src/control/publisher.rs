@@ -146,7 +146,8 @@ impl Publisher {
         let limit = plan.max_connections.unwrap_or(usize::MAX);
         let live = self.registry.listeners.entry(plan.name.clone()).or_insert_with(|| {
             let name = plan.name.clone();
-            Arc::new(ListenerLive { name, room: Room::new(limit), stats: PerWorker::new(workers) })
+            let (room, gate) = (Room::new(limit), Arc::default());
+            Arc::new(ListenerLive { name, room, gate, stats: PerWorker::new(workers) })
         });
         live.room.set_limit(limit);
         let path = (plan.name.clone(), plan.pool.clone());

@@ -84,6 +84,8 @@ words! {
         ListenerLimit = "listener_limit",
         /// The listener's `allow` and `deny` keep the client out.
         AclDeny = "acl_deny",
+        /// The client's source is at `max_connections_per_source`.
+        SourceLimit = "source_limit",
         /// Every healthy server is at its `max_connections`.
         ServerLimit = "server_limit",
         /// Still open when `drain_timeout` had passed, or when a second signal came.

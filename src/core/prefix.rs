@@ -56,6 +56,15 @@ impl Prefix {
         self.network.is_ipv4()
     }
 
+    /// One of `parts`, the same each time, with neighbours in different ones.
+    pub fn share(self, parts: usize) -> usize {
+        let bits = number(self.network);
+        let folded = (bits >> 64) as u64 ^ bits as u64;
+        // Fibonacci hashing: a multiplication by 2^64 / golden ratio brings every bit to the top.
+        let mixed = folded.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        ((u128::from(mixed) * parts as u128) >> 64) as usize
+    }
+
     /// The first and the last address, as numbers of the family.
     pub fn ends(self) -> (u128, u128) {
         let unused = u32::from(bits_of(self.network) - self.length);

@@ -21,7 +21,7 @@ use super::signal::Signal;
 use super::visit::{Arrival, Visit};
 use super::worker::Worker;
 use crate::config::plan::WhenFull;
-use crate::live::Permit;
+use crate::live::{Permit, gate};
 use crate::net::{self, Sock, either};
 use crate::snapshot::Listener;
 
@@ -41,8 +41,10 @@ pub(super) struct Client {
     pub(super) verdict: Verdict,
 }
 
-/// A connection's places under the limits of its listener and of the process.
+/// A connection's places under the limits of its listener, of the process and of its source.
 pub(super) struct Places {
+    /// Among the connections of its source, where those are limited.
+    _source: Option<Box<gate::Place>>,
     _listener: Permit,
     _process: Permit,
 }
@@ -67,13 +69,17 @@ impl Places {
         let (room, process) = (&listener.live.room, &worker.process_room);
         let listener = room.take().ok_or_else(|| Full::Listener(room.limit()))?;
         let process = process.take().ok_or_else(|| Full::Process(process.limit()))?;
-        Ok(Places { _listener: listener, _process: process })
+        Ok(Places { _source: None, _listener: listener, _process: process })
+    }
+
+    pub(super) fn with(self, source: Option<Box<gate::Place>>) -> Self {
+        Places { _source: source, ..self }
     }
 
     async fn wait(listener: &Listener, worker: &Worker) -> Self {
         let listener = poll_fn(|cx| listener.live.room.poll_take(cx)).await;
         let process = poll_fn(|cx| worker.process_room.poll_take(cx)).await;
-        Places { _listener: listener, _process: process }
+        Places { _source: None, _listener: listener, _process: process }
     }
 }
 

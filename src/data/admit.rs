@@ -10,6 +10,7 @@ use super::accept::{Client, Places};
 use super::worker::Worker;
 use crate::core::acl::Denied;
 use crate::core::outcome::{By, Close, How, Phase, Reason};
+use crate::live::gate;
 use crate::net::Sock;
 use crate::snapshot::Listener;
 
@@ -34,12 +35,23 @@ pub(super) fn admit(client: Client) -> Result<Admitted, Close> {
 /// Whether a client from there may in. `held` are its places, where clients wait for those.
 ///
 /// # Errors
-/// `acl_deny`, and `listener_limit` where there is no room and the listener refuses.
+/// `acl_deny`, `source_limit`, and `listener_limit` where there is no room and the listener refuses.
 pub(super) fn judge(from: SocketAddr, held: Option<Places>, listener: &Listener, worker: &Worker) -> Verdict {
     let rules = &listener.plan.admission;
     rules.acl.check(from.ip()).map_err(|denied| denied_by(denied, from))?;
-    held.map_or_else(|| Places::take(listener, worker), Ok)
-        .map_err(|full| refused(Reason::ListenerLimit, full.to_string()))
+    let source =
+        rules.max_connections_per_source.map(|limit| of_source(from, limit, listener)).transpose()?;
+    let places = held.map_or_else(|| Places::take(listener, worker), Ok);
+    let places = places.map_err(|full| refused(Reason::ListenerLimit, full.to_string()))?;
+    Ok(places.with(source))
+}
+
+fn of_source(from: SocketAddr, limit: usize, listener: &Listener) -> Result<Box<gate::Place>, Box<Close>> {
+    let source = listener.plan.admission.source(from.ip());
+    listener.live.gate.take(source, limit).ok_or_else(|| {
+        let why = format!("{source} is at the listener's max_connections_per_source ({limit})");
+        refused(Reason::SourceLimit, why)
+    })
 }
 
 fn denied_by(denied: Denied, from: SocketAddr) -> Box<Close> {

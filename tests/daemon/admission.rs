@@ -131,3 +131,70 @@ fn a_hundred_thousand_networks_are_read_and_kept() {
     is_reset(Client::connect_from(source(9), front));
     Client::connect_from(source(8), front).unwrap().leave().unwrap();
 }
+
+#[test]
+fn a_source_at_its_limit_is_refused_and_others_are_not() {
+    let server = Greeter::start("a");
+    let (text, front) = config(&[server.toml()], "max_connections_per_source = 2", "");
+    let daemon = Daemon::start(&text);
+    let mut open: Vec<_> = (0..2).map(|_| Client::connect_from(source(1), front).unwrap()).collect();
+    is_reset(Client::connect_from(source(1), front));
+    let _other = Client::connect_from(source(2), front).unwrap();
+    let record = &daemon.access_log_of(1)[0];
+    assert_eq!(word(record, "close.reason"), "source_limit");
+    assert_eq!(
+        word(record, "close.detail"),
+        "refused: 127.0.0.1 is at the listener's max_connections_per_source (2)"
+    );
+    has_rejected(&daemon, "source_limit", 1);
+    open.pop().unwrap().leave().unwrap();
+    eventually("its place to be free", PATIENCE, || Client::connect_from(source(1), front).ok());
+}
+
+#[test]
+fn a_limit_by_source_is_exact_under_many_clients_at_once() {
+    let server = Greeter::start("a");
+    let (text, front) = config(&[server.toml()], "max_connections_per_source = 3", "");
+    let daemon = Daemon::start(&format!("[process]\nworkers = 4\n\n{text}"));
+    // All stay while the others come: of ten from each source, three are in, whatever the race.
+    let crowd: Vec<_> = (0..80_u8)
+        .map(|number| std::thread::spawn(move || Client::connect_from(source(1 + number % 8), front)))
+        .collect();
+    let outcomes: Vec<_> = crowd.into_iter().map(|client| client.join().unwrap()).collect();
+    let (inside, refused): (Vec<_>, Vec<_>) = outcomes.into_iter().partition(Result::is_ok);
+    assert_eq!((inside.len(), refused.len()), (24, 56));
+    refused.into_iter().for_each(is_reset);
+    has_rejected(&daemon, "source_limit", 56);
+    inside.into_iter().for_each(|client| client.unwrap().leave().unwrap());
+    eventually("every source to have all its places", PATIENCE, || {
+        (daemon.metric("tidegate_listener_active_connections", &[]) == 0.0).then_some(())
+    });
+    for number in 1..=8 {
+        let all: Vec<_> = (0..3).map(|_| Client::connect_from(source(number), front).unwrap()).collect();
+        drop(all);
+    }
+}
+
+#[test]
+fn a_source_keeps_its_count_over_a_reload() {
+    let server = Greeter::start("a");
+    let (text, front) = config(&[server.toml()], "max_connections_per_source = 3", "");
+    let mut daemon = Daemon::start(&text);
+    let open: Vec<_> = (0..3).map(|_| Client::connect_from(source(1), front).unwrap()).collect();
+    reload(&mut daemon, &config_at(front, &[server.toml()], "max_connections_per_source = 4", ""));
+    let _fourth = Client::connect_from(source(1), front).unwrap();
+    is_reset(Client::connect_from(source(1), front));
+    reload(&mut daemon, &config_at(front, &[server.toml()], "max_connections_per_source = \"off\"", ""));
+    Client::connect_from(source(1), front).unwrap().leave().unwrap();
+    open.into_iter().for_each(|client| client.leave().unwrap());
+}
+
+#[test]
+fn ipv6_clients_of_one_network_are_one_source() {
+    let server = Greeter::start("a");
+    let front: SocketAddr = format!("[::1]:{}", free_port()).parse().unwrap();
+    let daemon = Daemon::start(&config_at(front, &[server.toml()], "max_connections_per_source = 1", ""));
+    let _first = Client::connect(front).unwrap();
+    is_reset(Client::connect(front));
+    assert!(word(&daemon.access_log_of(1)[0], "close.detail").contains("::/64 is at"));
+}

@@ -13,6 +13,14 @@ use crate::core::prefix::Prefix;
 /// What a table changes of the admission that holds without it.
 pub fn admission(section: &Section<'_>, mut admission: Admission, found: &mut Mistakes) -> Admission {
     acl(section, &mut admission, found);
+    if let Some(field) = section.get("max_connections_per_source") {
+        let limit = leaf::limit_or_off(field, found);
+        admission.max_connections_per_source = limit.unwrap_or(admission.max_connections_per_source);
+    }
+    if let Some(field) = section.get("source_prefix_ipv6") {
+        let bits = leaf::number(field, 1, 128, found).and_then(|bits| u8::try_from(bits).ok());
+        admission.source_prefix_ipv6 = bits.unwrap_or(admission.source_prefix_ipv6);
+    }
     admission
 }
 

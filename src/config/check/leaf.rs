@@ -135,6 +135,24 @@ pub fn limit(field: Field<'_>, found: &mut Mistakes) -> Option<usize> {
     number(field, 1, COUNT_MAX, found).and_then(|number| usize::try_from(number).ok())
 }
 
+/// A limit, or `"off"` for none: for keys that `[defaults]` has, too.
+pub fn limit_or_off(field: Field<'_>, found: &mut Mistakes) -> Option<Option<usize>> {
+    let is_none = match &field.value.kind {
+        Kind::Text(text) if text == "off" => return Some(None),
+        Kind::Text(text) => ["none", "unlimited", "infinite"].contains(&text.as_str()),
+        Kind::Integer(number) => *number == 0,
+        Kind::Boolean(is_on) => !is_on,
+        _ => false,
+    };
+    if is_none {
+        let mistake = field.out_of_range("a limit is 1 or more").help("for no limit, write \"off\"");
+        found.add(field.patched(mistake, "\"off\""));
+        return None;
+    }
+    let limit = number(field, 1, COUNT_MAX, found)?;
+    Some(usize::try_from(limit).ok())
+}
+
 /// `"auto"`, or what the other reader says.
 pub fn auto_or<T>(
     field: Field<'_>,
