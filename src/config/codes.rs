@@ -51,7 +51,8 @@ codes! {
         text where a list belongs.";
     UnknownWord = "E0103", "The key takes one of a few words, and this is none of them.";
     BadQuantity = "E0104", "A duration is one whole number and one unit in quotes: \"250ms\", \"2s\", \"5m\", \
-        \"1h\", \"7d\". A share is a number and a percent sign in quotes: \"10%\".";
+        \"1h\", \"7d\". A share is a number and a percent sign in quotes: \"10%\". A rate \
+        is a number and a unit of time in quotes: \"1000/s\", \"10/m\", \"100/h\".";
     OutOfRange = "E0105", "The value is of the right type, but smaller or larger than the key allows.";
     UnknownPool = "E0106", "A listener names a pool that the file does not define.";
     NoWeight = "E0107", "Every server of the pool has weight 0, so none may ever get a connection. A server with \

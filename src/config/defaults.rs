@@ -76,6 +76,8 @@ impl Default for Admission {
         Admission {
             acl: Arc::default(),
             max_connections_per_source: None,
+            connection_rate: None,
+            connection_rate_per_source: None,
             // What one customer or one machine is given: it has 2^64 addresses to come from.
             source_prefix_ipv6: 64,
         }

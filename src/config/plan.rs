@@ -10,6 +10,7 @@ use std::time::Duration;
 
 pub use crate::core::acl::Acl;
 pub use crate::core::balance::{HashKey, Kind as Balance};
+pub use crate::core::bucket::Rate;
 use crate::core::outcome::words;
 use crate::core::prefix::Prefix;
 
@@ -147,6 +148,10 @@ pub struct Admission {
     pub acl: Arc<Acl>,
     /// Connections at once of one source; `None` is no limit.
     pub max_connections_per_source: Option<usize>,
+    /// New connections of all sources together; `None` is no limit.
+    pub connection_rate: Option<Rate>,
+    /// New connections of one source; `None` is no limit.
+    pub connection_rate_per_source: Option<Rate>,
     /// Bits of an IPv6 address that make a source, 1 to 128. A source of IPv4 is one address.
     pub source_prefix_ipv6: u8,
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::defaults;
 use super::plan::{
-    AccessLog, AccessOutput, Admin, Admission, Auto, HealthCheck, Listener, Log, Plan, Pool, Process, Retry,
-    Server, Tcp,
+    AccessLog, AccessOutput, Admin, Admission, Auto, HealthCheck, Listener, Log, Plan, Pool, Process, Rate,
+    Retry, Server, Tcp,
 };
 use super::units::{write_duration, write_percent};
 use crate::core::prefix::Prefix;
@@ -138,6 +138,14 @@ fn admission(admission: &Admission, out: &mut Out) {
         &admission.source_prefix_ipv6,
         &default.source_prefix_ipv6,
         u8::to_string,
+    );
+    let rate = |rate: &Option<Rate>| rate.map_or_else(|| text("off"), |rate| text(&rate.to_string()));
+    out.unless("connection_rate", &admission.connection_rate, &default.connection_rate, rate);
+    out.unless(
+        "connection_rate_per_source",
+        &admission.connection_rate_per_source,
+        &default.connection_rate_per_source,
+        rate,
     );
 }
 
@@ -292,13 +300,18 @@ mod tests {
 
     fn admission() -> impl Strategy<Value = Admission> {
         let list = || prop::collection::vec(prefix(), 0..4);
-        (list(), list(), prop::option::of(1..1000usize), 1..=128u8).prop_map(
-            |(allow, deny, max_connections_per_source, source_prefix_ipv6)| Admission {
-                acl: Arc::new(Acl::new(allow, deny)),
-                max_connections_per_source,
-                source_prefix_ipv6,
-            },
-        )
+        let rate = || {
+            let per = prop::sample::select(vec![1, 60, 3600]).prop_map(Duration::from_secs);
+            prop::option::of((1..=Rate::COUNT_MAX, per).prop_map(|(count, per)| Rate { count, per }))
+        };
+        let limits = (prop::option::of(1..1000usize), 1..=128u8);
+        ((list(), list()), limits, (rate(), rate())).prop_map(|((allow, deny), limits, rates)| Admission {
+            acl: Arc::new(Acl::new(allow, deny)),
+            max_connections_per_source: limits.0,
+            source_prefix_ipv6: limits.1,
+            connection_rate: rates.0,
+            connection_rate_per_source: rates.1,
+        })
     }
 
     /// The listener of that number, for the pool of the same number; the number keeps ports apart.

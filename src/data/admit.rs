@@ -4,13 +4,14 @@
 //! already written, and [`admit`] is where the story stops. Whoever is refused by a rule holds no
 //! place: a place that was found beforehand is free again at once.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
 
 use super::accept::{Client, Places};
 use super::worker::Worker;
 use crate::core::acl::Denied;
 use crate::core::outcome::{By, Close, How, Phase, Reason};
-use crate::live::gate;
+use crate::live::gate::Place;
 use crate::net::Sock;
 use crate::snapshot::Listener;
 
@@ -35,27 +36,40 @@ pub(super) fn admit(client: Client) -> Result<Admitted, Close> {
 /// Whether a client from there may in. `held` are its places, where clients wait for those.
 ///
 /// # Errors
-/// `acl_deny`, `source_limit`, and `listener_limit` where there is no room and the listener refuses.
+/// `acl_deny`, `source_limit`, `rate_limit`, and `listener_limit` where there is no room and the
+/// listener refuses.
 pub(super) fn judge(from: SocketAddr, held: Option<Places>, listener: &Listener, worker: &Worker) -> Verdict {
-    let rules = &listener.plan.admission;
-    rules.acl.check(from.ip()).map_err(|denied| denied_by(denied, from))?;
-    let source =
-        rules.max_connections_per_source.map(|limit| of_source(from, limit, listener)).transpose()?;
+    let now = worker.net.now();
+    let source = judge_source(from.ip().to_canonical(), listener, now)?;
     let places = held.map_or_else(|| Places::take(listener, worker), Ok);
     let places = places.map_err(|full| refused(Reason::ListenerLimit, full.to_string()))?;
+    judge_rate(listener, now)?;
     Ok(places.with(source))
 }
 
-fn of_source(from: SocketAddr, limit: usize, listener: &Listener) -> Result<Box<gate::Place>, Box<Close>> {
-    let source = listener.plan.admission.source(from.ip());
-    listener.live.gate.take(source, limit).ok_or_else(|| {
-        let why = format!("{source} is at the listener's max_connections_per_source ({limit})");
-        refused(Reason::SourceLimit, why)
-    })
+/// What concerns the client's source alone.
+fn judge_source(from: IpAddr, listener: &Listener, now: Instant) -> Result<Option<Box<Place>>, Box<Close>> {
+    let (rules, gate) = (&listener.plan.admission, &listener.live.gate);
+    rules.acl.check(from).map_err(|denied| denied_by(denied, from))?;
+    let source = rules.source(from);
+    if let Some(rate) = rules.connection_rate_per_source {
+        let beyond = |_| format!("{source} is beyond the listener's connection_rate_per_source ({rate})");
+        gate.pass_from(source, rate, now).map_err(beyond).map_err(|why| refused(Reason::RateLimit, why))?;
+    }
+    let Some(limit) = rules.max_connections_per_source else { return Ok(None) };
+    let full = || format!("{source} is at the listener's max_connections_per_source ({limit})");
+    gate.take(source, limit).map(Some).ok_or_else(|| refused(Reason::SourceLimit, full()))
 }
 
-fn denied_by(denied: Denied, from: SocketAddr) -> Box<Close> {
-    let from = from.ip().to_canonical();
+/// The last question: whoever is refused for another reason takes nothing of what is there for all.
+fn judge_rate(listener: &Listener, now: Instant) -> Result<(), Box<Close>> {
+    let Some(rate) = listener.plan.admission.connection_rate else { return Ok(()) };
+    let beyond =
+        |_| refused(Reason::RateLimit, format!("the listener is beyond its connection_rate ({rate})"));
+    listener.live.gate.pass(rate, now).map_err(beyond)
+}
+
+fn denied_by(denied: Denied, from: IpAddr) -> Box<Close> {
     let why = match denied {
         Denied::By(network) => format!("{from} is in {network}, which `deny` names"),
         Denied::NotAllowed => format!("{from} is in no network that `allow` names"),

@@ -1,11 +1,14 @@
 //! What a listener remembers of its clients' sources, over all workers and all reloads.
 //!
-//! Each source belongs to one shard, and a shard is held for one look at its table: for a connection
-//! twice, when it comes and when it has ended, and only where a limit on sources is set. So the count of
-//! a source is exact, whatever the race.
+//! Each source belongs to one shard, and a shard is held for one look at its tables: up to three times
+//! for a connection, and only where a limit on sources is set. So the count of a source and its rate are
+//! exact, whatever the race. The rate of all sources together is one atomic, and as exact; the clocks of
+//! two workers, read once in a turn of their loops, may differ, and the one behind takes less.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use crate::core::bucket::{Bucket, Buckets, Rate};
 use crate::core::prefix::Prefix;
 use crate::core::table::Table;
 
@@ -13,30 +16,66 @@ use crate::core::table::Table;
 /// fraction of a microsecond each, and no accuracy.
 const SHARDS: usize = 16;
 
-#[derive(Debug, Default)]
+/// Sources whose rate is remembered for one listener: about 10 MiB if all of them come within the time
+/// that a bucket takes to fill. Beyond, those that have come least are forgotten, see [`Buckets`].
+const RATES_MAX: usize = 64 * 1024;
+
+#[derive(Debug)]
 pub struct Gate {
+    /// Moments are told to the cores as the time since then.
+    epoch: Instant,
+    all: Bucket,
     shards: [Shard; SHARDS],
 }
 
 /// Padded, because every worker writes it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[repr(align(128))]
-struct Shard(Mutex<Table>);
+struct Shard(Mutex<Sources>);
+
+#[derive(Debug)]
+struct Sources {
+    open: Table,
+    rates: Buckets,
+}
 
 impl Gate {
+    pub fn new(epoch: Instant) -> Arc<Self> {
+        let shard = |_| {
+            Shard(Mutex::new(Sources { open: Table::default(), rates: Buckets::new(RATES_MAX / SHARDS) }))
+        };
+        Arc::new(Gate { epoch, all: Bucket::default(), shards: std::array::from_fn(shard) })
+    }
+
+    /// One of those that may come in a while, from wherever.
+    ///
+    /// # Errors
+    /// How long it takes until the next may.
+    pub fn pass(&self, rate: Rate, now: Instant) -> Result<(), Duration> {
+        self.all.take(rate, now.saturating_duration_since(self.epoch))
+    }
+
+    /// The same for one source.
+    ///
+    /// # Errors
+    /// As [`Self::pass`].
+    pub fn pass_from(&self, source: Prefix, rate: Rate, now: Instant) -> Result<(), Duration> {
+        self.shard(source).rates.take(source, rate, now.saturating_duration_since(self.epoch))
+    }
+
     /// One more connection from there, if the source has fewer than `limit`. The limit is the caller's:
     /// a reload changes it for those who come later.
     pub fn take(self: &Arc<Self>, source: Prefix, limit: usize) -> Option<Box<Place>> {
-        let is_taken = self.shard(source).take(source, limit);
+        let is_taken = self.shard(source).open.take(source, limit);
         is_taken.then(|| Box::new(Place { gate: Arc::clone(self), source }))
     }
 
     /// Connections that the source has open.
     pub fn open(&self, source: Prefix) -> usize {
-        self.shard(source).open(source)
+        self.shard(source).open.open(source)
     }
 
-    fn shard(&self, source: Prefix) -> MutexGuard<'_, Table> {
+    fn shard(&self, source: Prefix) -> MutexGuard<'_, Sources> {
         let shard = &self.shards[source.share(SHARDS)];
         shard.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -51,7 +90,7 @@ pub struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.gate.shard(self.source).give_back(self.source);
+        self.gate.shard(self.source).open.give_back(self.source);
     }
 }
 
@@ -65,7 +104,7 @@ mod tests {
     #[test]
     fn threads_that_race_never_hold_more_than_the_limit_of_any_source() {
         const LIMIT: usize = 3;
-        let gate = Arc::new(Gate::default());
+        let gate = Gate::new(Instant::now());
         let source = |number: u8| Prefix::of([192, 0, 2, number].into());
         // Counted apart from the gate: raised after a place was taken, lowered before it is given back.
         let held = [const { AtomicUsize::new(0) }; 4];

@@ -198,3 +198,54 @@ fn ipv6_clients_of_one_network_are_one_source() {
     is_reset(Client::connect(front));
     assert!(word(&daemon.access_log_of(1)[0], "close.detail").contains("::/64 is at"));
 }
+
+#[test]
+fn a_source_that_comes_too_often_is_refused_and_others_are_not() {
+    let server = Greeter::start("a");
+    let (text, front) = config(&[server.toml()], "connection_rate_per_source = \"3/h\"", "");
+    let daemon = Daemon::start(&format!("[process]\nworkers = 4\n\n{text}"));
+    for _ in 0..3 {
+        Client::connect_from(source(1), front).unwrap().leave().unwrap();
+    }
+    is_reset(Client::connect_from(source(1), front));
+    Client::connect_from(source(2), front).unwrap().leave().unwrap();
+    has_rejected(&daemon, "rate_limit", 1);
+    let log = daemon.access_log_of(5);
+    let refused = log.iter().find(|record| word(record, "close.reason") == "rate_limit").unwrap();
+    assert_eq!(
+        word(refused, "close.detail"),
+        "refused: 127.0.0.1 is beyond the listener's connection_rate_per_source (3/h)"
+    );
+}
+
+#[test]
+fn a_listener_takes_as_many_as_its_rate_whatever_the_race_and_counts_no_client_that_is_refused_anyway() {
+    let server = Greeter::start("a");
+    let rules = "connection_rate = \"20/h\"\ndeny = [\"127.0.0.9\"]";
+    let (text, front) = config(&[server.toml()], rules, "");
+    let daemon = Daemon::start(&format!("[process]\nworkers = 4\n\n{text}"));
+    (0..30).for_each(|_| is_reset(Client::connect_from(source(9), front)));
+    let crowd: Vec<_> = (1..=60)
+        .map(|number| std::thread::spawn(move || Client::connect_from(source(10 + number), front)))
+        .collect();
+    let outcomes: Vec<_> = crowd.into_iter().map(|client| client.join().unwrap()).collect();
+    assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 20);
+    has_rejected(&daemon, "rate_limit", 40);
+    has_rejected(&daemon, "acl_deny", 30);
+}
+
+#[test]
+fn a_rate_comes_back_with_time_and_what_was_spent_outlives_a_reload() {
+    let server = Greeter::start("a");
+    let rules = |rate: &str| format!("connection_rate_per_source = \"{rate}\"");
+    let (text, front) = config(&[server.toml()], &rules("2/h"), "");
+    let mut daemon = Daemon::start(&text);
+    for _ in 0..2 {
+        Client::connect_from(source(1), front).unwrap().leave().unwrap();
+    }
+    reload(&mut daemon, &config_at(front, &[server.toml()], &rules("2/h"), "balance = \"first\""));
+    is_reset(Client::connect_from(source(1), front));
+    // A quicker rate finds an empty bucket, which fills at that rate.
+    reload(&mut daemon, &config_at(front, &[server.toml()], &rules("100/s"), ""));
+    eventually("the next to come in", PATIENCE, || Client::connect_from(source(1), front).ok());
+}

@@ -21,6 +21,14 @@ pub fn admission(section: &Section<'_>, mut admission: Admission, found: &mut Mi
         let bits = leaf::number(field, 1, 128, found).and_then(|bits| u8::try_from(bits).ok());
         admission.source_prefix_ipv6 = bits.unwrap_or(admission.source_prefix_ipv6);
     }
+    // Not a key of `[defaults]`: like `max_connections`, it is set where it holds.
+    if let Some(field) = section.get("connection_rate") {
+        admission.connection_rate = leaf::rate_or_off(field, found).unwrap_or(admission.connection_rate);
+    }
+    if let Some(field) = section.get("connection_rate_per_source") {
+        let rate = leaf::rate_or_off(field, found);
+        admission.connection_rate_per_source = rate.unwrap_or(admission.connection_rate_per_source);
+    }
     admission
 }
 
