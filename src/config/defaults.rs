@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::plan::{
-    AccessLog, AccessOutput, AccessWhen, Admin, Admission, Auto, Balance, CheckKind, HashKey, HealthCheck,
-    Level, Listener, Log, LogFormat, OnNoServer, Pool, Process, Retry, Server, Tcp, WhenFull,
+    AccessLog, AccessOutput, AccessWhen, Admin, Admission, AdmissionMode, Auto, Balance, CheckKind, HashKey,
+    HealthCheck, Level, Listener, Log, LogFormat, OnNoServer, Pool, Process, Retry, Server, Tcp, WhenFull,
 };
 
 /// Where the configuration is looked for.
@@ -74,6 +74,7 @@ impl Default for AccessLog {
 impl Default for Admission {
     fn default() -> Self {
         Admission {
+            mode: AdmissionMode::Enforce,
             acl: Arc::default(),
             max_connections_per_source: None,
             connection_rate: None,

@@ -144,6 +144,7 @@ words! {
 /// Who may come in at a listener, besides what `max_connections` says.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Admission {
+    pub mode: AdmissionMode,
     /// `allow` and `deny`. Shared by all listeners that take them from `[defaults]`.
     pub acl: Arc<Acl>,
     /// Connections at once of one source; `None` is no limit.
@@ -164,6 +165,15 @@ impl Admission {
             IpAddr::V4(_) => None,
         }
         .unwrap_or_else(|| Prefix::of(address))
+    }
+}
+
+words! {
+    /// What comes of an admission that says no.
+    AdmissionMode {
+        Enforce = "enforce",
+        /// The client is let in, and counted as one that would have been refused.
+        DryRun = "dry-run",
     }
 }
 

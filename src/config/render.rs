@@ -139,6 +139,7 @@ fn admission(admission: &Admission, out: &mut Out) {
         &default.source_prefix_ipv6,
         u8::to_string,
     );
+    out.unless("admission", &admission.mode, &default.mode, |mode| text(mode.word()));
     let rate = |rate: &Option<Rate>| rate.map_or_else(|| text("off"), |rate| text(&rate.to_string()));
     out.unless("connection_rate", &admission.connection_rate, &default.connection_rate, rate);
     out.unless(
@@ -245,7 +246,9 @@ mod tests {
 
     use super::*;
     use crate::config::parse;
-    use crate::config::plan::{AccessWhen, Acl, Balance, HashKey, Io, Level, LogFormat, WhenFull};
+    use crate::config::plan::{
+        AccessWhen, Acl, AdmissionMode, Balance, HashKey, Io, Level, LogFormat, WhenFull,
+    };
 
     fn word<T: Copy + std::fmt::Debug>(all: &'static [T]) -> impl Strategy<Value = T> {
         prop::sample::select(all)
@@ -305,7 +308,9 @@ mod tests {
             prop::option::of((1..=Rate::COUNT_MAX, per).prop_map(|(count, per)| Rate { count, per }))
         };
         let limits = (prop::option::of(1..1000usize), 1..=128u8);
-        ((list(), list()), limits, (rate(), rate())).prop_map(|((allow, deny), limits, rates)| Admission {
+        let all = (word(AdmissionMode::ALL), (list(), list()), limits, (rate(), rate()));
+        all.prop_map(|(mode, (allow, deny), limits, rates)| Admission {
+            mode,
             acl: Arc::new(Acl::new(allow, deny)),
             max_connections_per_source: limits.0,
             source_prefix_ipv6: limits.1,

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use super::accept::{Client, Places};
 use super::worker::Worker;
+use crate::config::plan::AdmissionMode;
 use crate::core::acl::Denied;
 use crate::core::outcome::{By, Close, How, Phase, Reason};
 use crate::live::gate::Place;
@@ -40,11 +41,28 @@ pub(super) fn admit(client: Client) -> Result<Admitted, Close> {
 /// listener refuses.
 pub(super) fn judge(from: SocketAddr, held: Option<Places>, listener: &Listener, worker: &Worker) -> Verdict {
     let now = worker.net.now();
-    let source = judge_source(from.ip().to_canonical(), listener, now)?;
+    let source = enforced(judge_source(from.ip().to_canonical(), listener, now), listener, worker)?;
     let places = held.map_or_else(|| Places::take(listener, worker), Ok);
     let places = places.map_err(|full| refused(Reason::ListenerLimit, full.to_string()))?;
-    judge_rate(listener, now)?;
-    Ok(places.with(source))
+    if source.is_some() {
+        enforced(judge_rate(listener, now), listener, worker)?;
+    }
+    Ok(places.with(source.flatten()))
+}
+
+/// In a dry run a refusal is only counted, and `None`.
+fn enforced<T>(
+    judged: Result<T, Box<Close>>,
+    listener: &Listener,
+    worker: &Worker,
+) -> Result<Option<T>, Box<Close>> {
+    match (judged, listener.plan.admission.mode) {
+        (Err(close), AdmissionMode::DryRun) => {
+            listener.live.stats.of(worker.index).would_reject.add(close.reason);
+            Ok(None)
+        }
+        (judged, _) => judged.map(Some),
+    }
 }
 
 /// What concerns the client's source alone.

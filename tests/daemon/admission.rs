@@ -249,3 +249,43 @@ fn a_rate_comes_back_with_time_and_what_was_spent_outlives_a_reload() {
     reload(&mut daemon, &config_at(front, &[server.toml()], &rules("100/s"), ""));
     eventually("the next to come in", PATIENCE, || Client::connect_from(source(1), front).ok());
 }
+
+#[test]
+fn a_dry_run_lets_everybody_in_and_counts_whom_it_would_have_refused() {
+    let server = Greeter::start("a");
+    let rules = |mode: &str| {
+        format!(
+            "admission = \"{mode}\"\ndeny = [\"127.0.0.9\"]\nmax_connections_per_source = 1\n\
+             connection_rate_per_source = \"3/h\"\nconnection_rate = \"5/h\""
+        )
+    };
+    let (text, front) = config(&[server.toml()], &rules("dry-run"), "");
+    let mut daemon = Daemon::start(&text);
+    let counted = |daemon: &Daemon| {
+        ["acl_deny", "source_limit", "rate_limit"].map(|reason| {
+            daemon.metric("tidegate_listener_would_reject_connections_total", &[("reason", reason)])
+        })
+    };
+    let mut open = Vec::new();
+    let mut comes = |from: u8| open.push(Client::connect_from(source(from), front).unwrap());
+    comes(9);
+    assert_eq!(counted(&daemon), [1.0, 0.0, 0.0]);
+    comes(1);
+    comes(1);
+    comes(1);
+    assert_eq!(counted(&daemon), [1.0, 2.0, 0.0]);
+    comes(1); // more than three within the hour
+    assert_eq!(counted(&daemon), [1.0, 2.0, 1.0]);
+    (2..6).for_each(&mut comes);
+    assert_eq!(counted(&daemon), [1.0, 2.0, 1.0], "five have passed, none of them refused before");
+    comes(6);
+    assert_eq!(counted(&daemon), [1.0, 2.0, 2.0]);
+    assert_eq!(daemon.metric("tidegate_listener_rejected_connections_total", &[]), 0.0);
+
+    reload(&mut daemon, &config_at(front, &[server.toml()], &rules("enforce"), ""));
+    is_reset(Client::connect_from(source(9), front));
+    is_reset(Client::connect_from(source(1), front));
+    is_reset(Client::connect_from(source(7), front));
+    assert_eq!(counted(&daemon), [1.0, 2.0, 2.0]);
+    open.into_iter().for_each(|client| client.leave().unwrap());
+}

@@ -2,16 +2,20 @@
 
 use std::sync::Arc;
 
-use super::leaf;
 use super::prefix::prefix;
 use super::section::{Field, Section};
+use super::{keys, leaf};
 use crate::config::file::Kind;
 use crate::config::mistake::{Code, Mistake, Mistakes};
-use crate::config::plan::{Acl, Admission};
+use crate::config::plan::{Acl, Admission, AdmissionMode};
 use crate::core::prefix::Prefix;
 
 /// What a table changes of the admission that holds without it.
 pub fn admission(section: &Section<'_>, mut admission: Admission, found: &mut Mistakes) -> Admission {
+    if let Some(field) = section.get("admission") {
+        let mode = leaf::word(field, AdmissionMode::ALL, AdmissionMode::word, keys::FOREIGN_ADMISSION, found);
+        admission.mode = mode.unwrap_or(admission.mode);
+    }
     acl(section, &mut admission, found);
     if let Some(field) = section.get("max_connections_per_source") {
         let limit = leaf::limit_or_off(field, found);

@@ -91,6 +91,7 @@ pub const DEFAULTS: Keys = Keys {
         "max_connections_per_source",
         "source_prefix_ipv6",
         "connection_rate_per_source",
+        "admission",
         "on_no_server",
         "retry",
     ],
@@ -110,6 +111,7 @@ pub const LISTENER: Keys = Keys {
         "source_prefix_ipv6",
         "connection_rate",
         "connection_rate_per_source",
+        "admission",
         "idle_timeout",
         "half_close_timeout",
         "tcp_keepalive",
@@ -269,3 +271,13 @@ pub const FOREIGN_REFUSE: &[(&str, &str)] =
 pub const FOREIGN_FORMAT: &[(&str, &str)] = &[("plain", "text"), ("logfmt", "text"), ("pretty", "text")];
 
 pub const FOREIGN_WHEN: &[(&str, &str)] = &[("all", "always"), ("errors", "abnormal"), ("error", "abnormal")];
+
+pub const FOREIGN_ADMISSION: &[(&str, &str)] = &[
+    ("on", "enforce"),
+    ("block", "enforce"),
+    ("dryrun", "dry-run"),
+    ("log-only", "dry-run"),
+    ("monitor", "dry-run"),
+    ("observe", "dry-run"),
+    ("shadow", "dry-run"),
+];
