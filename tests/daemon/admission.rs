@@ -289,3 +289,35 @@ fn a_dry_run_lets_everybody_in_and_counts_whom_it_would_have_refused() {
     assert_eq!(counted(&daemon), [1.0, 2.0, 2.0]);
     open.into_iter().for_each(|client| client.leave().unwrap());
 }
+
+#[test]
+fn a_storm_of_refused_clients_leaves_nothing_behind_and_keeps_nobody_out() {
+    const STORM: usize = 2000;
+    let server = Greeter::start("a");
+    let rules = "max_connections = 3\ndeny = [\"127.0.0.9\"]";
+    let (text, front) = config(&[server.toml()], rules, "");
+    let daemon = Daemon::start(&text);
+    let mut open = Client::connect_from(source(1), front).unwrap();
+    let before = daemon.resources();
+    let storm: Vec<_> = (0..4)
+        .map(|_| {
+            std::thread::spawn(move || {
+                (0..STORM / 4).for_each(|_| is_reset(Client::connect_from(source(9), front)));
+            })
+        })
+        .collect();
+    for _ in 0..50 {
+        Client::connect_from(source(2), front).unwrap().leave().unwrap();
+    }
+    storm.into_iter().for_each(|thread| thread.join().unwrap());
+    has_rejected(&daemon, "acl_deny", STORM);
+    open.echo(b"untouched").unwrap();
+    eventually("descriptors to be given back", PATIENCE, || {
+        (daemon.resources().descriptors <= before.descriptors + 4).then_some(())
+    });
+    eventually("all others to be gone", PATIENCE, || {
+        (daemon.metric("tidegate_listener_active_connections", &[]) == 1.0).then_some(())
+    });
+    assert_eq!(daemon.metric("tidegate_listener_connections_total", &[]), STORM as f64 + 51.0);
+    assert_eq!(server.taken(), 51);
+}
