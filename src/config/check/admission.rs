@@ -1,11 +1,12 @@
 //! Who may come in at a listener: read alike from `[defaults]` and from the listener's table.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::prefix::prefix;
 use super::section::{Field, Section};
 use super::{keys, leaf};
-use crate::config::file::Kind;
+use crate::config::file::{Kind, Value};
 use crate::config::mistake::{Code, Mistake, Mistakes};
 use crate::config::plan::{Acl, Admission, AdmissionMode};
 use crate::core::prefix::Prefix;
@@ -45,17 +46,33 @@ fn acl(section: &Section<'_>, admission: &mut Admission, found: &mut Mistakes) {
     if let Some(field) = allow.filter(|field| is_empty(*field)) {
         found.add(allows_nobody(field));
     }
-    let of = |field: Option<Field<'_>>, otherwise: &[Prefix], found: &mut Mistakes| match field {
-        Some(field) => networks(field, found),
-        None => otherwise.to_vec(),
+    let written = allow.map(|field| networks(field, found));
+    let deny = match deny {
+        Some(field) => plain(&networks(field, found)),
+        None => admission.acl.denied().to_vec(),
     };
-    let allow = of(allow, admission.acl.allowed(), found);
-    let deny = of(deny, admission.acl.denied(), found);
+    let allow = written.as_deref().map_or_else(|| admission.acl.allowed().to_vec(), plain);
     admission.acl = Arc::new(Acl::new(allow, deny));
+    for (network, span) in written.into_iter().flatten() {
+        if admission.acl.denied().binary_search(&network).is_ok() {
+            let message = format!("`allow` has no effect for {network}");
+            found.add(
+                Mistake::new(Code::NoEffect, span, message).label("`deny` names it, too, and that decides"),
+            );
+        }
+    }
 }
 
-fn networks(field: Field<'_>, found: &mut Mistakes) -> Vec<Prefix> {
-    leaf::list(field, found).iter().filter_map(|item| prefix(item, found)).collect()
+/// Networks, each with its place.
+type Networks = Vec<(Prefix, Range<usize>)>;
+
+fn networks(field: Field<'_>, found: &mut Mistakes) -> Networks {
+    let read = |item: &Value, found: &mut Mistakes| Some((prefix(item, found)?, item.span.clone()));
+    leaf::list(field, found).iter().filter_map(|item| read(item, found)).collect()
+}
+
+fn plain(networks: &[(Prefix, Range<usize>)]) -> Vec<Prefix> {
+    networks.iter().map(|(network, _)| *network).collect()
 }
 
 fn is_empty(field: Field<'_>) -> bool {
