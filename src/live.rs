@@ -3,11 +3,14 @@
 //! Each value is an `Arc` kept by name in `control/publisher.rs` and carried from snapshot
 //! to snapshot. Nothing here decides anything; what is counted is given back by `Drop`.
 
+pub mod gate; // what a listener remembers of its clients' sources
+
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use self::gate::Gate;
 use crate::core::limit::Places;
 use crate::telemetry::counters::PerWorker;
 use crate::telemetry::stats::{ListenerStats, ServerStats};
@@ -138,6 +141,7 @@ impl Drop for Seat {
 pub struct ListenerLive {
     pub name: String,
     pub room: Arc<Room>,
+    pub gate: Arc<Gate>,
     pub stats: PerWorker<ListenerStats>,
 }
 

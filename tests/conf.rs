@@ -98,19 +98,25 @@ fn what_the_reference_comments_out_holds_too() {
     let text = with_every_key().replace("\"least-connections\"", "\"consistent-hash\"");
     let plan = config::parse("all.toml", &text).unwrap().plan;
     assert_eq!(plan.listeners[0].max_connections, Some(10_000));
+    assert_eq!(plan.listeners[0].admission.acl.allowed().len(), 2);
     assert_eq!(plan.pools[0].health_check.as_ref().unwrap().port, Some(8008));
     assert_eq!(plan.pools[0].hash_key, Pool::new("web", Vec::new()).hash_key);
 }
 
 #[test]
 fn the_defaults_table_reaches_listeners_and_pools_that_say_nothing() {
-    let text = "[defaults]\nidle_timeout = \"off\"\ntcp_keepalive = \"7s\"\nbalance = \"first\"\nretry = { attempts = 9 }\n\
+    let text = "[defaults]\nallow = [\"192.0.2.0/24\"]\ndeny = [\"192.0.2.1\"]\nidle_timeout = \"off\"\ntcp_keepalive = \"7s\"\nbalance = \"first\"\nretry = { attempts = 9 }\n\
                 [listener.a]\nbind = [\"127.0.0.1:80\"]\npool = \"a\"\n\
-                [listener.b]\nbind = [\"127.0.0.1:81\"]\npool = \"b\"\nidle_timeout = \"3s\"\n\
+                [listener.b]\nbind = [\"127.0.0.1:81\"]\npool = \"b\"\nidle_timeout = \"3s\"\ndeny = []\n\
                 [pool.a]\nservers = [\"192.0.2.1:80\"]\n\
                 [pool.b]\nservers = [\"192.0.2.1:80\"]\nbalance = \"random\"\ntcp_keepalive = \"off\"\n";
     let plan = config::parse("t.toml", text).unwrap().plan;
     let seconds = std::time::Duration::from_secs;
+    let rules = |listener: usize| {
+        let acl = &plan.listeners[listener].admission.acl;
+        (acl.allowed().len(), acl.denied().len())
+    };
+    assert_eq!((rules(0), rules(1)), ((1, 1), (1, 0)));
     assert_eq!(plan.listeners[0].idle_timeout, None);
     assert_eq!(plan.listeners[1].idle_timeout, Some(seconds(3)));
     assert_eq!(plan.listeners[1].tcp.keepalive, Some(seconds(7)));

@@ -51,7 +51,8 @@ codes! {
         text where a list belongs.";
     UnknownWord = "E0103", "The key takes one of a few words, and this is none of them.";
     BadQuantity = "E0104", "A duration is one whole number and one unit in quotes: \"250ms\", \"2s\", \"5m\", \
-        \"1h\", \"7d\". A share is a number and a percent sign in quotes: \"10%\".";
+        \"1h\", \"7d\". A share is a number and a percent sign in quotes: \"10%\". A rate \
+        is a number and a unit of time in quotes: \"1000/s\", \"10/m\", \"100/h\".";
     OutOfRange = "E0105", "The value is of the right type, but smaller or larger than the key allows.";
     UnknownPool = "E0106", "A listener names a pool that the file does not define.";
     NoWeight = "E0107", "Every server of the pool has weight 0, so none may ever get a connection. A server with \
@@ -63,7 +64,8 @@ codes! {
     BindClash = "E0110", "Two addresses would claim the same port. A wildcard claims its port on every address of \
         its family: 0.0.0.0 for IPv4, [::] for IPv6. The two wildcards stand side by side, for Tidegate's IPv6 \
         sockets take IPv6 alone.";
-    EmptyList = "E0111", "The list is empty: a listener needs one address at least, a pool one server.";
+    EmptyList = "E0111", "The list is empty: a listener needs one address at least, a pool one server, and \
+        a list of those who may come in somebody.";
     NotUnique = "E0112", "Two servers of a pool share a name or an address. Names tell servers apart in logs, \
         metrics and commands; an address twice would get twice its share (use `weight` for that).";
     BadName = "E0113", "Names of listeners, pools and servers appear as metric labels, in log lines and in \
@@ -72,6 +74,8 @@ codes! {
     NoListener = "E0115", "The file defines no listener, so nobody could connect.";
     Loop = "E0116", "A listener's pool holds an address of that same listener: each connection would come back \
         in as a new one until no descriptor is left.";
+    BadPrefix = "E0130", "A network is an IP address and the number of its bits that count, such as \"10.0.0.0/8\" \
+        or \"2001:db8::/32\"; the bits behind those are zero. One address alone is a network, too.";
     UnusedPool = "W0001", "No listener uses the pool, so it gets no traffic.";
     NoEffect = "W0002", "The key is understood, but another key keeps it from having any effect.";
     SlowCheck = "W0003", "A health check may take longer than the time between two checks: failures are then \

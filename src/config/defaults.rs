@@ -5,11 +5,12 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::plan::{
-    AccessLog, AccessOutput, AccessWhen, Admin, Auto, Balance, CheckKind, HashKey, HealthCheck, Level,
-    Listener, Log, LogFormat, OnNoServer, Pool, Process, Retry, Server, Tcp, WhenFull,
+    AccessLog, AccessOutput, AccessWhen, Admin, Admission, AdmissionMode, Auto, Balance, CheckKind, HashKey,
+    HealthCheck, Level, Listener, Log, LogFormat, OnNoServer, Pool, Process, Retry, Server, Tcp, WhenFull,
 };
 
 /// Where the configuration is looked for.
@@ -70,6 +71,20 @@ impl Default for AccessLog {
     }
 }
 
+impl Default for Admission {
+    fn default() -> Self {
+        Admission {
+            mode: AdmissionMode::Enforce,
+            acl: Arc::default(),
+            max_connections_per_source: None,
+            connection_rate: None,
+            connection_rate_per_source: None,
+            // What one customer or one machine is given: it has 2^64 addresses to come from.
+            source_prefix_ipv6: 64,
+        }
+    }
+}
+
 impl Default for Tcp {
     fn default() -> Self {
         Tcp { keepalive: TCP_KEEPALIVE, user_timeout: TCP_USER_TIMEOUT }
@@ -107,6 +122,7 @@ impl Listener {
             pool: pool.into(),
             max_connections: None,
             when_full: WHEN_FULL,
+            admission: Admission::default(),
             idle_timeout: IDLE_TIMEOUT,
             half_close_timeout: HALF_CLOSE_TIMEOUT,
             tcp: Tcp::default(),

@@ -3,12 +3,16 @@
 //! Immutable once made, by `check.rs`. The data plane reads it through the snapshot;
 //! nobody else interprets what the operator wrote.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+pub use crate::core::acl::Acl;
 pub use crate::core::balance::{HashKey, Kind as Balance};
+pub use crate::core::bucket::Rate;
 use crate::core::outcome::words;
+use crate::core::prefix::Prefix;
 
 /// Everything the operator asked for.
 #[derive(Clone, Debug, PartialEq)]
@@ -118,6 +122,7 @@ pub struct Listener {
     /// Connections at once; `None` is bounded by the process alone.
     pub max_connections: Option<usize>,
     pub when_full: WhenFull,
+    pub admission: Admission,
     /// Both directions silent for this long: the connection is closed. `None` is never.
     pub idle_timeout: Option<Duration>,
     /// One side has ended and the other is silent for this long. `None` is never.
@@ -133,6 +138,42 @@ words! {
         Wait = "wait",
         /// It is reset at once.
         Refuse = "refuse",
+    }
+}
+
+/// Who may come in at a listener, besides what `max_connections` says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Admission {
+    pub mode: AdmissionMode,
+    /// `allow` and `deny`. Shared by all listeners that take them from `[defaults]`.
+    pub acl: Arc<Acl>,
+    /// Connections at once of one source; `None` is no limit.
+    pub max_connections_per_source: Option<usize>,
+    /// New connections of all sources together; `None` is no limit.
+    pub connection_rate: Option<Rate>,
+    /// New connections of one source; `None` is no limit.
+    pub connection_rate_per_source: Option<Rate>,
+    /// Bits of an IPv6 address that make a source, 1 to 128. A source of IPv4 is one address.
+    pub source_prefix_ipv6: u8,
+}
+
+impl Admission {
+    /// What a client counts as.
+    pub fn source(&self, address: IpAddr) -> Prefix {
+        match address.to_canonical() {
+            address @ IpAddr::V6(_) => Prefix::around(address, self.source_prefix_ipv6),
+            IpAddr::V4(_) => None,
+        }
+        .unwrap_or_else(|| Prefix::of(address))
+    }
+}
+
+words! {
+    /// What comes of an admission that says no.
+    AdmissionMode {
+        Enforce = "enforce",
+        /// The client is let in, and counted as one that would have been refused.
+        DryRun = "dry-run",
     }
 }
 

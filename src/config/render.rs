@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use super::defaults;
 use super::plan::{
-    AccessLog, AccessOutput, Admin, Auto, HealthCheck, Listener, Log, Plan, Pool, Process, Retry, Server, Tcp,
+    AccessLog, AccessOutput, Admin, Admission, Auto, HealthCheck, Listener, Log, Plan, Pool, Process, Rate,
+    Retry, Server, Tcp,
 };
 use super::units::{write_duration, write_percent};
+use crate::core::prefix::Prefix;
 
 /// The whole plan as TOML.
 pub fn render(plan: &Plan) -> String {
@@ -103,6 +105,7 @@ fn listener(listener: &Listener, out: &mut Out) {
         out.key("max_connections", limit);
     }
     out.unless("when_full", &listener.when_full, &defaults::WHEN_FULL, |when| text(when.word()));
+    admission(&listener.admission, out);
     out.unless("idle_timeout", &listener.idle_timeout, &defaults::IDLE_TIMEOUT, length_or_off);
     out.unless(
         "half_close_timeout",
@@ -111,6 +114,40 @@ fn listener(listener: &Listener, out: &mut Out) {
         length_or_off,
     );
     tcp(&listener.tcp, out);
+}
+
+fn admission(admission: &Admission, out: &mut Out) {
+    let list = |list: &[Prefix]| {
+        let networks: Vec<_> = list.iter().map(|network| text(&network.to_string())).collect();
+        format!("[{}]", networks.join(", "))
+    };
+    for (key, networks) in [("allow", admission.acl.allowed()), ("deny", admission.acl.denied())] {
+        if !networks.is_empty() {
+            out.key(key, list(networks));
+        }
+    }
+    let default = Admission::default();
+    out.unless(
+        "max_connections_per_source",
+        &admission.max_connections_per_source,
+        &default.max_connections_per_source,
+        |limit| limit.map_or_else(|| text("off"), |limit| limit.to_string()),
+    );
+    out.unless(
+        "source_prefix_ipv6",
+        &admission.source_prefix_ipv6,
+        &default.source_prefix_ipv6,
+        u8::to_string,
+    );
+    out.unless("admission", &admission.mode, &default.mode, |mode| text(mode.word()));
+    let rate = |rate: &Option<Rate>| rate.map_or_else(|| text("off"), |rate| text(&rate.to_string()));
+    out.unless("connection_rate", &admission.connection_rate, &default.connection_rate, rate);
+    out.unless(
+        "connection_rate_per_source",
+        &admission.connection_rate_per_source,
+        &default.connection_rate_per_source,
+        rate,
+    );
 }
 
 fn pool(pool: &Pool, out: &mut Out) {
@@ -201,13 +238,17 @@ fn bare(key: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
     use std::path::PathBuf;
+    use std::sync::Arc;
 
     use proptest::prelude::*;
 
     use super::*;
     use crate::config::parse;
-    use crate::config::plan::{AccessWhen, Balance, HashKey, Io, Level, LogFormat, WhenFull};
+    use crate::config::plan::{
+        AccessWhen, Acl, AdmissionMode, Balance, HashKey, Io, Level, LogFormat, WhenFull,
+    };
 
     fn word<T: Copy + std::fmt::Debug>(all: &'static [T]) -> impl Strategy<Value = T> {
         prop::sample::select(all)
@@ -254,17 +295,50 @@ mod tests {
         )
     }
 
+    fn prefix() -> impl Strategy<Value = Prefix> {
+        let v4 = (any::<u32>(), 0..=32u8).prop_map(|(bits, length)| (IpAddr::V4(bits.into()), length));
+        let v6 = (any::<u128>(), 0..=128u8).prop_map(|(bits, length)| (IpAddr::V6(bits.into()), length));
+        prop_oneof![v4, v6].prop_map(|(address, length)| Prefix::around(address, length).unwrap())
+    }
+
+    fn admission() -> impl Strategy<Value = Admission> {
+        let list = || prop::collection::vec(prefix(), 0..4);
+        let rate = || {
+            let per = prop::sample::select(vec![1, 60, 3600]).prop_map(Duration::from_secs);
+            prop::option::of((1..=Rate::COUNT_MAX, per).prop_map(|(count, per)| Rate { count, per }))
+        };
+        let limits = (prop::option::of(1..1000usize), 1..=128u8);
+        let all = (word(AdmissionMode::ALL), (list(), list()), limits, (rate(), rate()));
+        all.prop_map(|(mode, (allow, deny), limits, rates)| Admission {
+            mode,
+            acl: Arc::new(Acl::new(allow, deny)),
+            max_connections_per_source: limits.0,
+            source_prefix_ipv6: limits.1,
+            connection_rate: rates.0,
+            connection_rate_per_source: rates.1,
+        })
+    }
+
     /// The listener of that number, for the pool of the same number; the number keeps ports apart.
     fn listener(number: u16) -> impl Strategy<Value = Listener> {
         let times = (prop::option::of(duration(1)), prop::option::of(duration(1)));
-        (times, prop::option::of(1..100_000usize), word(WhenFull::ALL), tcp()).prop_map(
-            move |((idle_timeout, half_close_timeout), max_connections, when_full, tcp)| {
+        let entry = (prop::option::of(1..100_000usize), word(WhenFull::ALL), admission());
+        (times, entry, tcp()).prop_map(
+            move |((idle_timeout, half_close_timeout), (max_connections, when_full, admission), tcp)| {
                 let bind = vec![
                     format!("0.0.0.0:{}", 1000 + number).parse().unwrap(),
                     format!("[::]:{}", 1000 + number).parse().unwrap(),
                 ];
                 let plain = Listener::new(format!("a.b:{number}"), bind, format!("p-{number}"));
-                Listener { idle_timeout, half_close_timeout, max_connections, when_full, tcp, ..plain }
+                Listener {
+                    idle_timeout,
+                    half_close_timeout,
+                    max_connections,
+                    when_full,
+                    admission,
+                    tcp,
+                    ..plain
+                }
             },
         )
     }

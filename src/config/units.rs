@@ -1,9 +1,11 @@
-//! Quantities as operators write them: `"250ms"`, `"2s"`, `"10%"`.
+//! Quantities as operators write them: `"250ms"`, `"2s"`, `"10%"`, `"1000/s"`.
 //!
-//! Pure, and exact in both directions: what [`write_duration`] and [`write_percent`] print
+//! Pure, and exact in both directions: what [`write_duration`], [`write_percent`] and a [`Rate`] print
 //! reads back as the same value. A text that does not fit says why, and how to write it.
 
 use std::time::Duration;
+
+use super::plan::Rate;
 
 /// The units of time, largest first, with their length in milliseconds.
 const UNITS: [(&str, u64); 5] =
@@ -11,6 +13,9 @@ const UNITS: [(&str, u64); 5] =
 
 /// A year: longer than any connection, and far from the overflow of every clock and kernel interface.
 pub const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// What a rate is by, in seconds.
+const RATE_UNITS: [(&str, u64); 3] = [("s", 1), ("m", 60), ("h", 3600)];
 
 /// Why a text is no quantity, for the caret; and what to write instead, where that can be known.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +89,40 @@ pub fn write_percent(share: f64) -> String {
     let reads_back = |text: &String| percent(text).is_ok_and(|read| read.to_bits() == share.to_bits());
     let mut shortest = (0..=17).map(|decimals| format!("{:.decimals$}%", share * 100.0));
     shortest.find(reads_back).unwrap_or_else(|| format!("{}%", share * 100.0))
+}
+
+/// So many in a second, a minute or an hour: `"1000/s"`, `"10/m"`, `"100/h"`.
+pub fn rate(text: &str) -> Result<Rate, Unfit> {
+    let Some((count, unit)) = text.split_once('/') else {
+        let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        return Err(Unfit::new(
+            "a rate is a number, `/` and a unit of time",
+            is_number.then(|| format!("{text}/s")),
+        ));
+    };
+    let per = RATE_UNITS.iter().find(|(name, _)| *name == unit);
+    let digits = !count.is_empty() && count.bytes().all(|byte| byte.is_ascii_digit());
+    match (count.parse::<u64>().unwrap_or(u64::MAX), per) {
+        _ if !digits => Err(Unfit::new("a rate begins with a whole number", None)),
+        (0, _) => {
+            Err(Unfit::new("nobody would come in; for no limit, write \"off\"", Some("off".to_owned())))
+        }
+        (_, None) => Err(unknown_rate_unit(count, unit)),
+        (count, Some((name, per))) => match u32::try_from(count) {
+            Ok(count @ ..=Rate::COUNT_MAX) => Ok(Rate { count, per: Duration::from_secs(*per) }),
+            _ => Err(Unfit::new("more than 1000000", Some(format!("{}/{name}", Rate::COUNT_MAX)))),
+        },
+    }
+}
+
+fn unknown_rate_unit(count: &str, unit: &str) -> Unfit {
+    let better = match unit.trim().to_ascii_lowercase().as_str() {
+        "s" | "1s" | "sec" | "second" => Some("s"),
+        "m" | "1m" | "60s" | "min" | "minute" => Some("m"),
+        "h" | "1h" | "60m" | "hour" => Some("h"),
+        _ => None,
+    };
+    Unfit::new("the unit of time is s, m or h", better.map(|unit| format!("{count}/{unit}")))
 }
 
 fn unknown_unit(text: &str, number: u64, unit: &str) -> Unfit {
@@ -184,6 +223,32 @@ mod tests {
             assert_eq!(duration(&write_duration(length)), Ok(length));
         }
         assert_eq!(write_duration(Duration::from_secs(3600)), "1h");
+    }
+
+    #[test]
+    fn a_rate_is_a_number_and_a_unit_of_time() {
+        for (text, count, seconds) in
+            [("1000/s", 1000, 1), ("10/m", 10, 60), ("1/h", 1, 3600), ("1000000/s", 1_000_000, 1)]
+        {
+            let read = Rate { count, per: Duration::from_secs(seconds) };
+            assert_eq!(rate(text), Ok(read));
+            assert_eq!(read.to_string(), text);
+        }
+        let instead = |text: &str| rate(text).unwrap_err().instead;
+        for (text, better) in [
+            ("1000", "1000/s"),
+            ("10/min", "10/m"),
+            ("10/ s", "10/s"),
+            ("10/60s", "10/m"),
+            ("0/s", "off"),
+            ("1000001/s", "1000000/s"),
+            ("99999999999999999999/m", "1000000/m"),
+        ] {
+            assert_eq!(instead(text).as_deref(), Some(better), "{text}");
+        }
+        for hopeless in ["", "/s", "1.5/s", "-1/s", "many", "10/d", "10/", "1k/s", "10 /s"] {
+            assert_eq!(instead(hopeless), None, "{hopeless}");
+        }
     }
 
     #[test]

@@ -99,6 +99,11 @@ fn listeners(snapshot: &Snapshot, page: &mut Page<'_>) -> Result<(), Error> {
         by_reason(&[("listener", name)], |reason| live.stats.sum(|stats| stats.rejected.get(reason)))
     });
     page.counter("listener_rejected_connections", "Connections refused by a limit or a rule", rejected)?;
+    let would_reject = all.iter().flat_map(|(name, live)| {
+        by_reason(&[("listener", name)], |reason| live.stats.sum(|stats| stats.would_reject.get(reason)))
+    });
+    let help = "Connections let in by `admission = \"dry-run\"` that would have been refused";
+    page.counter("listener_would_reject_connections", help, would_reject)?;
     page.counter("listener_received_bytes", "Bytes from clients", sums(|s| s.received.get()))?;
     page.counter("listener_sent_bytes", "Bytes to clients", sums(|s| s.sent.get()))?;
     let durations = all.iter().map(|(name, live)| {

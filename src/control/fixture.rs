@@ -42,6 +42,7 @@ pub fn plan_of(pool: &str, servers: &[&str]) -> Plan {
             pool: pool.into(),
             max_connections: None,
             when_full: WhenFull::Wait,
+            admission: Admission::default(),
             idle_timeout: None,
             half_close_timeout: None,
             tcp,

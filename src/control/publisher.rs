@@ -8,10 +8,12 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::config::plan::{self, Auto, Plan};
 use crate::core::balance::{Chooser, Member};
 use crate::core::health::State;
+use crate::live::gate::Gate;
 use crate::live::{ListenerLive, Loads, PoolLive, Room, ServerLive};
 use crate::snapshot::{Listener, Pool, Server, Snapshot};
 use crate::telemetry::counters::PerWorker;
@@ -146,7 +148,8 @@ impl Publisher {
         let limit = plan.max_connections.unwrap_or(usize::MAX);
         let live = self.registry.listeners.entry(plan.name.clone()).or_insert_with(|| {
             let name = plan.name.clone();
-            Arc::new(ListenerLive { name, room: Room::new(limit), stats: PerWorker::new(workers) })
+            let (room, gate) = (Room::new(limit), Gate::new(Instant::now()));
+            Arc::new(ListenerLive { name, room, gate, stats: PerWorker::new(workers) })
         });
         live.room.set_limit(limit);
         let path = (plan.name.clone(), plan.pool.clone());

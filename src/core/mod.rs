@@ -2,6 +2,10 @@
 
 pub mod outcome; // how a connection ended, in one word
 pub mod limit; // how many at once
+pub mod prefix; // networks of addresses
+pub mod acl; // which addresses may come in
+pub mod table; // how many connections each source has
+pub mod bucket; // how many in a while
 pub mod health; // up or down, from the results of checks
 pub mod spread; // which worker serves a client
 pub mod balance; // which server takes a connection

@@ -82,6 +82,12 @@ words! {
         AllAttemptsFailed = "all_attempts_failed",
         /// The listener or the process is at `max_connections`, and `when_full` says refuse.
         ListenerLimit = "listener_limit",
+        /// The listener's `allow` and `deny` keep the client out.
+        AclDeny = "acl_deny",
+        /// The client's source is at `max_connections_per_source`.
+        SourceLimit = "source_limit",
+        /// More clients come than `connection_rate` or `connection_rate_per_source` lets in.
+        RateLimit = "rate_limit",
         /// Every healthy server is at its `max_connections`.
         ServerLimit = "server_limit",
         /// Still open when `drain_timeout` had passed, or when a second signal came.

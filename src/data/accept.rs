@@ -13,6 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::admit::{Verdict, judge};
 use super::handover::Taken;
 use super::listen::liveness;
 use super::serve::serve;
@@ -20,7 +21,7 @@ use super::signal::Signal;
 use super::visit::{Arrival, Visit};
 use super::worker::Worker;
 use crate::config::plan::WhenFull;
-use crate::live::Permit;
+use crate::live::{Permit, gate};
 use crate::net::{self, Sock, either};
 use crate::snapshot::Listener;
 
@@ -37,12 +38,13 @@ const LAST_FAILURES_MAX: u32 = 50;
 /// A client that has been taken from the kernel.
 pub(super) struct Client {
     pub(super) sock: Sock,
-    /// Taken beforehand, where clients wait for room.
-    pub(super) places: Option<Places>,
+    pub(super) verdict: Verdict,
 }
 
-/// A connection's places under the limits of its listener and of the process.
+/// A connection's places under the limits of its listener, of the process and of its source.
 pub(super) struct Places {
+    /// Among the connections of its source, where those are limited.
+    _source: Option<Box<gate::Place>>,
     _listener: Permit,
     _process: Permit,
 }
@@ -67,13 +69,17 @@ impl Places {
         let (room, process) = (&listener.live.room, &worker.process_room);
         let listener = room.take().ok_or_else(|| Full::Listener(room.limit()))?;
         let process = process.take().ok_or_else(|| Full::Process(process.limit()))?;
-        Ok(Places { _listener: listener, _process: process })
+        Ok(Places { _source: None, _listener: listener, _process: process })
+    }
+
+    pub(super) fn with(self, source: Option<Box<gate::Place>>) -> Self {
+        Places { _source: source, ..self }
     }
 
     async fn wait(listener: &Listener, worker: &Worker) -> Self {
         let listener = poll_fn(|cx| listener.live.room.poll_take(cx)).await;
         let process = poll_fn(|cx| worker.process_room.poll_take(cx)).await;
-        Places { _listener: listener, _process: process }
+        Places { _source: None, _listener: listener, _process: process }
     }
 }
 
@@ -160,7 +166,8 @@ impl Door {
         match self.socket.accept() {
             Ok(Some((socket, peer))) => {
                 stats.accepted.add(1);
-                self.worker.place(self.taken(socket, peer, places, world))?;
+                let verdict = judge(peer, places, &world, &self.worker);
+                self.worker.place(self.taken(socket, peer, verdict, world))?;
                 Ok(true)
             }
             Ok(None) => Ok(false),
@@ -171,14 +178,13 @@ impl Door {
         }
     }
 
-    fn taken(
-        &self,
-        socket: OwnedFd,
-        peer: SocketAddr,
-        places: Option<Places>,
-        world: Arc<Listener>,
-    ) -> Taken {
+    fn taken(&self, socket: OwnedFd, peer: SocketAddr, verdict: Verdict, world: Arc<Listener>) -> Taken {
         let worker = &self.worker;
+        // Who is refused is not worth another worker's turn.
+        let seat = match &verdict {
+            Ok(_) => worker.crew.seat(worker.index),
+            Err(_) => worker.crew.seat_here(worker.index),
+        };
         Taken {
             socket,
             peer,
@@ -186,8 +192,8 @@ impl Door {
             accepted: worker.net.now(),
             world,
             generation: worker.generation(),
-            places,
-            seat: worker.crew.seat(worker.index),
+            verdict,
+            seat,
         }
     }
 }
@@ -209,14 +215,14 @@ impl Worker {
     /// # Errors
     /// As [`Self::place`].
     pub(super) fn welcome(self: &Rc<Self>, client: Taken) -> io::Result<()> {
-        let Taken { socket, peer, at, accepted, world, generation, places, seat } = client;
+        let Taken { socket, peer, at, accepted, world, generation, verdict, seat } = client;
         let sock = self.net.adopt(socket)?;
         let local = if at.ip().is_unspecified() { sock.local_address().unwrap_or(at) } else { at };
         let conn_id = self.next_conn_id();
         let arrival = Arrival { conn_id, accepted, generation, client: peer, local, seat };
         let visit = Visit::begin(arrival, Arc::clone(&world.live), Arc::clone(&world.flow));
         self.enter(&visit);
-        self.net.spawn(serve(Client { sock, places }, visit, world, Rc::clone(self)));
+        self.net.spawn(serve(Client { sock, verdict }, visit, world, Rc::clone(self)));
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Instant;
 
-use super::accept::Places;
+use super::admit::Verdict;
 use crate::core::spread;
 use crate::live::{Loads, Seat};
 use crate::snapshot::Listener;
@@ -28,8 +28,7 @@ pub(super) struct Taken {
     pub(super) accepted: Instant,
     pub(super) world: Arc<Listener>,
     pub(super) generation: u64,
-    /// Taken beforehand, where clients wait for room.
-    pub(super) places: Option<Places>,
+    pub(super) verdict: Verdict,
     pub(super) seat: Seat,
 }
 
@@ -59,6 +58,11 @@ impl Crew {
     pub(super) fn seat(&self, own: usize) -> Seat {
         let worker = spread::lighter(own, self.loads.iter()).filter(|lighter| !self.desk(*lighter).is_closed);
         self.loads.seat(worker.unwrap_or(own))
+    }
+
+    /// A seat there and nowhere else.
+    pub(super) fn seat_here(&self, own: usize) -> Seat {
+        self.loads.seat(own)
     }
 
     /// Leaves a client with the worker that it has a seat at.

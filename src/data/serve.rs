@@ -35,7 +35,7 @@ pub(super) async fn serve(client: Client, visit: Rc<Visit>, world: Arc<Listener>
 
 /// The steps, in order. `Ok` is an end after bytes could flow, `Err` one before that.
 async fn live(client: Client, visit: &Visit, world: Arc<Listener>, worker: &Worker) -> Result<Close, Close> {
-    let admitted = admit(client, &world, worker)?;
+    let admitted = admit(client)?;
     let pool = route(&world);
     // Boxed, so that what connecting needs is given back before the connection idles.
     let joined = Box::pin(connect(admitted, pool, visit, worker)).await?;

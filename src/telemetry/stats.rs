@@ -13,6 +13,8 @@ pub struct ListenerStats {
     pub accept_failures: Count,
     /// Connections refused by a limit or a rule before a server was chosen.
     pub rejected: ByReason,
+    /// Connections let in that would have been refused, had the admission been enforced.
+    pub would_reject: ByReason,
     /// Bytes from clients.
     pub received: Count,
     /// Bytes to clients.

@@ -140,6 +140,9 @@ fn reached(bind: SocketAddr) -> impl Iterator<Item = SocketAddr> {
 }
 
 fn check_limits(process: &Process, listeners: &[ListenerAt], found: &mut Mistakes) {
+    for listener in listeners {
+        check_source_limit(listener, found);
+    }
     let Auto::Set(whole) = process.max_connections else {
         return;
     };
@@ -151,5 +154,18 @@ fn check_limits(process: &Process, listeners: &[ListenerAt], found: &mut Mistake
                 Mistake::new(Code::NoEffect, span.clone(), "`max_connections` can never be reached");
             found.add(mistake.label(format!("`[process]` allows {whole} for all listeners together")));
         }
+    }
+}
+
+fn check_source_limit(listener: &ListenerAt, found: &mut Mistakes) {
+    if let (Some(limit), Some(span), Some(whole)) = (
+        listener.plan.admission.max_connections_per_source,
+        &listener.source_limit_span,
+        listener.plan.max_connections,
+    ) && limit > whole
+    {
+        let message = "`max_connections_per_source` can never be reached";
+        let mistake = Mistake::new(Code::NoEffect, span.clone(), message);
+        found.add(mistake.label(format!("the listener takes {whole} from all sources together")));
     }
 }

@@ -4,13 +4,13 @@
 
 use std::time::Duration;
 
-use super::keys;
 use super::leaf::{self, Span};
 use super::section::{Field, Section};
+use super::{admission, keys};
 use crate::config::defaults as built_in;
 use crate::config::file::Kind;
 use crate::config::mistake::{Code, Mistake, Mistakes};
-use crate::config::plan::{Balance, OnNoServer, Retry, Tcp, WhenFull};
+use crate::config::plan::{Admission, Balance, OnNoServer, Retry, Tcp, WhenFull};
 
 /// More attempts than any pool has servers worth trying while a client waits.
 const ATTEMPTS_MAX: i64 = 100;
@@ -24,6 +24,7 @@ pub struct Common {
     pub connect_timeout: Duration,
     pub balance: Balance,
     pub when_full: WhenFull,
+    pub admission: Admission,
     pub on_no_server: OnNoServer,
     pub retry: Retry,
 }
@@ -37,6 +38,7 @@ impl Default for Common {
             connect_timeout: built_in::CONNECT_TIMEOUT,
             balance: built_in::BALANCE,
             when_full: built_in::WHEN_FULL,
+            admission: Admission::default(),
             on_no_server: built_in::ON_NO_SERVER,
             retry: Retry::default(),
         }
@@ -71,6 +73,7 @@ pub fn for_listener(section: &Section<'_>, mut common: Common, found: &mut Mista
         let read = leaf::word(field, WhenFull::ALL, WhenFull::word, keys::FOREIGN_REFUSE, found);
         common.when_full = read.unwrap_or(common.when_full);
     }
+    common.admission = admission::admission(section, common.admission, found);
     common
 }
 

@@ -86,6 +86,12 @@ pub const DEFAULTS: Keys = Keys {
         "connect_timeout",
         "balance",
         "when_full",
+        "allow",
+        "deny",
+        "max_connections_per_source",
+        "source_prefix_ipv6",
+        "connection_rate_per_source",
+        "admission",
         "on_no_server",
         "retry",
     ],
@@ -99,6 +105,13 @@ pub const LISTENER: Keys = Keys {
         "pool",
         "max_connections",
         "when_full",
+        "allow",
+        "deny",
+        "max_connections_per_source",
+        "source_prefix_ipv6",
+        "connection_rate",
+        "connection_rate_per_source",
+        "admission",
         "idle_timeout",
         "half_close_timeout",
         "tcp_keepalive",
@@ -119,6 +132,14 @@ pub const LISTENER: Keys = Keys {
         ("timeout_client", "idle_timeout"),
         ("proxy_timeout", "idle_timeout"),
         ("client_fin_timeout", "half_close_timeout"),
+        ("rate_limit", "connection_rate"),
+        ("rate_limit_sessions", "connection_rate"),
+        ("limit_conn", "max_connections_per_source"),
+        ("max_connections_per_ip", "max_connections_per_source"),
+        ("allowlist", "allow"),
+        ("whitelist", "allow"),
+        ("blocklist", "deny"),
+        ("blacklist", "deny"),
         ("keepalive", "tcp_keepalive"),
     ],
 };
@@ -250,3 +271,13 @@ pub const FOREIGN_REFUSE: &[(&str, &str)] =
 pub const FOREIGN_FORMAT: &[(&str, &str)] = &[("plain", "text"), ("logfmt", "text"), ("pretty", "text")];
 
 pub const FOREIGN_WHEN: &[(&str, &str)] = &[("all", "always"), ("errors", "abnormal"), ("error", "abnormal")];
+
+pub const FOREIGN_ADMISSION: &[(&str, &str)] = &[
+    ("on", "enforce"),
+    ("block", "enforce"),
+    ("dryrun", "dry-run"),
+    ("log-only", "dry-run"),
+    ("monitor", "dry-run"),
+    ("observe", "dry-run"),
+    ("shadow", "dry-run"),
+];

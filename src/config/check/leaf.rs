@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::section::{Field, listed, nearest};
 use crate::config::file::{Kind, Table, Value};
 use crate::config::mistake::{Code, Mistake, Mistakes, quoted};
-use crate::config::plan::Auto;
+use crate::config::plan::{Auto, Rate};
 use crate::config::units::{self, Unfit};
 
 /// More than any machine has descriptors for, and far below what overflows.
@@ -135,6 +135,24 @@ pub fn limit(field: Field<'_>, found: &mut Mistakes) -> Option<usize> {
     number(field, 1, COUNT_MAX, found).and_then(|number| usize::try_from(number).ok())
 }
 
+/// A limit, or `"off"` for none: for keys that `[defaults]` has, too.
+pub fn limit_or_off(field: Field<'_>, found: &mut Mistakes) -> Option<Option<usize>> {
+    let is_none = match &field.value.kind {
+        Kind::Text(text) if text == "off" => return Some(None),
+        Kind::Text(text) => ["none", "unlimited", "infinite"].contains(&text.as_str()),
+        Kind::Integer(number) => *number == 0,
+        Kind::Boolean(is_on) => !is_on,
+        _ => false,
+    };
+    if is_none {
+        let mistake = field.out_of_range("a limit is 1 or more").help("for no limit, write \"off\"");
+        found.add(field.patched(mistake, "\"off\""));
+        return None;
+    }
+    let limit = number(field, 1, COUNT_MAX, found)?;
+    Some(usize::try_from(limit).ok())
+}
+
 /// `"auto"`, or what the other reader says.
 pub fn auto_or<T>(
     field: Field<'_>,
@@ -205,6 +223,30 @@ pub fn duration_or_off(field: Field<'_>, range: Span, found: &mut Mistakes) -> O
     }
 }
 
+/// A rate such as `"1000/s"`, or `"off"` for none.
+pub fn rate_or_off(field: Field<'_>, found: &mut Mistakes) -> Option<Option<Rate>> {
+    let mistake = match &field.value.kind {
+        Kind::Text(text) if text == "off" => return Some(None),
+        Kind::Text(text) => match units::rate(text) {
+            Ok(rate) => return Some(Some(rate)),
+            Err(unfit) => not_a(field, "rate", text, unfit),
+        },
+        Kind::Integer(number @ 1..) => {
+            let message = format!("`{}` has no unit of time", field.key);
+            let mistake = Mistake::new(Code::BadQuantity, field.value.span.clone(), message);
+            let better = format!("\"{}/s\"", number.min(&i64::from(Rate::COUNT_MAX)));
+            field.patched(mistake, &better).help(format!("write {better}, if that is meant; also /m and /h"))
+        }
+        Kind::Integer(0) | Kind::Boolean(false) => {
+            let mistake = field.out_of_range("nobody would come in").help("for no limit, write \"off\"");
+            field.patched(mistake, "\"off\"")
+        }
+        _ => field.wrong_type("a rate such as \"100/s\""),
+    };
+    found.add(mistake);
+    None
+}
+
 fn within(field: Field<'_>, duration: Duration, range: Span, found: &mut Mistakes) -> Option<Duration> {
     let (least, most) = match range {
         Span::Any => (Duration::ZERO, units::DURATION_MAX),
@@ -246,6 +288,7 @@ fn not_a(field: Field<'_>, quantity: &str, text: &str, unfit: Unfit) -> Mistake 
     let mistake = Mistake::new(Code::BadQuantity, field.value.span.clone(), message).label(unfit.why);
     match unfit.instead {
         Some(better) => field.patched(mistake, format!("\"{better}\"")),
+        None if quantity == "rate" => mistake.help("for example \"1000/s\", \"10/m\" or \"100/h\""),
         None if quantity == "share" => mistake.help("for example \"10%\""),
         None => mistake.help("for example \"250ms\", \"2s\", \"5m\", \"1h\" or \"7d\""),
     }

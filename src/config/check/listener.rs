@@ -20,13 +20,21 @@ pub struct ListenerAt {
     /// `None` where no pool is named; that is reported already.
     pub pool_span: Option<Range<usize>>,
     pub limit_span: Option<Range<usize>>,
+    /// `None` also where the limit comes from `[defaults]`.
+    pub source_limit_span: Option<Range<usize>>,
 }
 
 pub fn listener(entry: &Entry, common: &Common, found: &mut Mistakes) -> ListenerAt {
     let name = &entry.key;
     check_name(name, "listener", entry.key_span.clone(), found);
     let plan = Listener::new(name, Vec::new(), "");
-    let mut at = ListenerAt { plan, bind_spans: Vec::new(), pool_span: None, limit_span: None };
+    let mut at = ListenerAt {
+        plan,
+        bind_spans: Vec::new(),
+        pool_span: None,
+        limit_span: None,
+        source_limit_span: None,
+    };
     let Kind::Table(table) = &entry.value.kind else {
         let field = Field { key: "listener", value: &entry.value };
         found.add(field.wrong_type("a table").help(format!("write it as `[listener.{name}]`")));
@@ -42,8 +50,10 @@ pub fn listener(entry: &Entry, common: &Common, found: &mut Mistakes) -> Listene
         at.plan.max_connections = leaf::limit(field, found);
         at.limit_span = Some(field.value.span.clone());
     }
+    at.source_limit_span = section.get("max_connections_per_source").map(|field| field.value.span.clone());
     let own = common::for_listener(&section, common.clone(), found);
     at.plan.when_full = own.when_full;
+    at.plan.admission = own.admission;
     at.plan.idle_timeout = own.idle_timeout;
     at.plan.half_close_timeout = own.half_close_timeout;
     at.plan.tcp = common::tcp(&section, common.tcp, found);

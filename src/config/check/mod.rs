@@ -5,11 +5,13 @@
 
 mod across;
 mod address; // an IP address and a port
+mod admission; // who may come in at a listener
 mod common; // [defaults], and what listeners and pools share
 pub mod keys; // which keys there are, and what others call them
 mod leaf; // single values
 mod listener; // [listener.NAME]
 mod pool; // [pool.NAME] and its servers
+mod prefix; // a network of addresses
 mod process; // [process], [admin], [log]
 mod section; // one table under its rules // what must fit together: pools, ports, loops
 
