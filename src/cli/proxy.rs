@@ -68,7 +68,7 @@ fn plan(args: Args) -> Plan {
         listeners: vec![Listener::new("proxy", args.listen.0, pool)],
         pools: vec![Pool {
             balance: args.balance,
-            health_check: args.check.map(|kind| HealthCheck { kind, ..HealthCheck::default() }),
+            health_check: args.check.map(|kind| HealthCheck { probe: kind.into(), ..HealthCheck::default() }),
             ..Pool::new(pool, servers)
         }],
     }

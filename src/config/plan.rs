@@ -3,9 +3,13 @@
 //! Immutable once made, by `check.rs`. The data plane reads it through the snapshot;
 //! nobody else interprets what the operator wrote.
 
+mod probe; // what a health check asks
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub use probe::{CheckKind, Http, Method, Probe, Statuses};
 
 pub use crate::core::balance::{HashKey, Kind as Balance};
 use crate::core::outcome::words;
@@ -188,7 +192,7 @@ pub struct Retry {
 /// `[pool.NAME.health_check]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct HealthCheck {
-    pub kind: CheckKind,
+    pub probe: Probe,
     pub interval: Duration,
     pub timeout: Duration,
     /// Successes in a row that bring a server up; at least 1.
@@ -199,9 +203,4 @@ pub struct HealthCheck {
     pub jitter: f64,
     /// Another port than the server's.
     pub port: Option<u16>,
-}
-
-words! {
-    /// What a check does.
-    CheckKind { Tcp = "tcp" }
 }

@@ -175,7 +175,21 @@ pub const SERVER: Keys = Keys {
 
 pub const HEALTH_CHECK: Keys = Keys {
     header: "[pool.NAME.health_check]",
-    names: &["type", "interval", "timeout", "rise", "fall", "jitter", "port"],
+    names: &[
+        "type",
+        "interval",
+        "timeout",
+        "rise",
+        "fall",
+        "jitter",
+        "port",
+        "method",
+        "path",
+        "host",
+        "expect",
+        "expect_body",
+        "expect_headers",
+    ],
     foreign: &[
         ("inter", "interval"),
         ("period", "interval"),
@@ -184,6 +198,11 @@ pub const HEALTH_CHECK: Keys = Keys {
         ("unhealthy_threshold", "fall"),
         ("fails", "fall"),
         ("protocol", "type"),
+        ("uri", "path"),
+        ("url", "path"),
+        ("status", "expect"),
+        ("expected_statuses", "expect"),
+        ("http_check", "type"),
     ],
 };
 

@@ -6,10 +6,12 @@
 mod across;
 mod address; // an IP address and a port
 mod common; // [defaults], and what listeners and pools share
+mod health_check; // [pool.NAME.health_check]: its pace
 pub mod keys; // which keys there are, and what others call them
 mod leaf; // single values
 mod listener; // [listener.NAME]
 mod pool; // [pool.NAME] and its servers
+mod probe; // and what it asks
 mod process; // [process], [admin], [log]
 mod section; // one table under its rules // what must fit together: pools, ports, loops
 

@@ -1,0 +1,72 @@
+//! What a health check asks a server, and which answer is the right one.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+
+use crate::core::outcome::words;
+
+words! {
+    /// `type`: the protocol that a check speaks.
+    CheckKind { Tcp = "tcp", Http = "http" }
+}
+
+/// One kind of check with all that it needs.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Probe {
+    /// Connects and takes leave.
+    Tcp,
+    Http(Http),
+}
+
+impl Probe {
+    pub fn kind(&self) -> CheckKind {
+        match self {
+            Probe::Tcp => CheckKind::Tcp,
+            Probe::Http(_) => CheckKind::Http,
+        }
+    }
+}
+
+impl From<CheckKind> for Probe {
+    /// The check of that kind with nothing said about it.
+    fn from(kind: CheckKind) -> Self {
+        match kind {
+            CheckKind::Tcp => Probe::Tcp,
+            CheckKind::Http => Probe::Http(Http::default()),
+        }
+    }
+}
+
+/// `type = "http"`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Http {
+    pub method: Method,
+    /// Begins with `/`, and holds nothing that would end the request's line.
+    pub path: String,
+    /// The `Host` header; `None` is the checked address.
+    pub host: Option<String>,
+    /// At least one; the status must be in one of them.
+    pub expect: Vec<Statuses>,
+    /// Must be part of the body's first 64 KiB.
+    pub expect_body: Option<String>,
+    /// Each must be there: a name, and the value if one is given.
+    pub expect_headers: Vec<(String, Option<String>)>,
+}
+
+words! {
+    /// `method`
+    Method { Get = "GET", Head = "HEAD" }
+}
+
+/// One status or a range of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Statuses(pub RangeInclusive<u16>);
+
+impl fmt::Display for Statuses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.0.start(), self.0.end()) {
+            (start, end) if start == end => write!(f, "{start}"),
+            (start, end) => write!(f, "{start}-{end}"),
+        }
+    }
+}
