@@ -72,6 +72,8 @@ codes! {
     NoListener = "E0115", "The file defines no listener, so nobody could connect.";
     Loop = "E0116", "A listener's pool holds an address of that same listener: each connection would come back \
         in as a new one until no descriptor is left.";
+    BadSecret = "E0130", "A password stands in a file of its own, one line, so that the configuration can be shown. \
+        The file must exist, be readable for the user that Tidegate runs as, and hold one line of text.";
     UnusedPool = "W0001", "No listener uses the pool, so it gets no traffic.";
     NoEffect = "W0002", "The key is understood, but another key keeps it from having any effect.";
     SlowCheck = "W0003", "A health check may take longer than the time between two checks: failures are then \
@@ -80,6 +82,8 @@ codes! {
         service managers.";
     HastyTimeout = "W0005", "With `tcp_user_timeout` set, the kernel counts time and not probes: where it is \
         shorter than twice `tcp_keepalive`, one lost keepalive probe ends a healthy idle connection.";
+    OpenSecret = "W0030", "Every user of the machine may read the file of a password. It should belong to the user \
+        that Tidegate runs as and be readable for nobody else.";
 }
 
 impl Code {

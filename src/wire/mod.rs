@@ -6,6 +6,7 @@
 //! holds a test of that. Who reads and writes is `control/probe`.
 
 pub mod http; // answers of HTTP/1.x, and the request for one
+pub mod redis; // RESP: commands, their replies, and the role
 
 /// What a parser finds at the start of the bytes: a value, and how many of them it took.
 pub type Parsed<T> = Result<(T, usize), Halt>;
@@ -30,6 +31,19 @@ pub fn printable(said: &[u8]) -> String {
     match text.get(..SAID_MAX) {
         Some(start) if text.len() > SAID_MAX => start.iter().collect::<String>() + "...",
         _ => text.into_iter().collect(),
+    }
+}
+
+/// The next line, without its end, and where the one after it begins. Ends in `\n` or `\r\n`: what
+/// answers a check is sometimes a script of three lines.
+fn line<'a>(bytes: &'a [u8], most: usize, too_long: &'static str) -> Parsed<&'a [u8]> {
+    match bytes.iter().take(most).position(|byte| *byte == b'\n') {
+        Some(end) => {
+            let line = &bytes[..end];
+            Ok((line.strip_suffix(b"\r").unwrap_or(line), end + 1))
+        }
+        None if bytes.len() >= most => Err(Halt::Malformed(too_long)),
+        None => Err(Halt::NeedMore),
     }
 }
 

@@ -189,6 +189,9 @@ pub const HEALTH_CHECK: Keys = Keys {
         "expect",
         "expect_body",
         "expect_headers",
+        "role",
+        "user",
+        "password_file",
     ],
     foreign: &[
         ("inter", "interval"),
@@ -203,6 +206,9 @@ pub const HEALTH_CHECK: Keys = Keys {
         ("status", "expect"),
         ("expected_statuses", "expect"),
         ("http_check", "type"),
+        ("username", "user"),
+        ("auth_pass", "password_file"),
+        ("password", "password_file"),
     ],
 };
 

@@ -9,6 +9,7 @@ mod common; // [defaults], and what listeners and pools share
 mod health_check; // [pool.NAME.health_check]: its pace
 pub mod keys; // which keys there are, and what others call them
 mod leaf; // single values
+mod login; // who logs in for a check, and the file of the password
 mod listener; // [listener.NAME]
 mod pool; // [pool.NAME] and its servers
 mod probe; // and what it asks

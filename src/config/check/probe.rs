@@ -4,10 +4,11 @@
 //! which is worth a warning, because somebody believes in it.
 
 use super::leaf;
+use super::login::login;
 use super::section::{Field, Section, listed};
 use crate::config::file::{Kind, Value};
 use crate::config::mistake::{Code, Mistake, Mistakes, quoted};
-use crate::config::plan::{CheckKind, Http, Method, Probe, Statuses};
+use crate::config::plan::{CheckKind, Http, Method, Probe, Redis, Role, Statuses};
 
 /// Room for any path or text that an answer is known by; what is longer is a slip.
 const TEXT_MAX: usize = 256;
@@ -23,6 +24,9 @@ const OWN_KEYS: &[(&str, &[CheckKind])] = &[
     ("expect", &[CheckKind::Http]),
     ("expect_body", &[CheckKind::Http]),
     ("expect_headers", &[CheckKind::Http]),
+    ("role", &[CheckKind::Redis]),
+    ("user", &[CheckKind::Redis]),
+    ("password_file", &[CheckKind::Redis]),
 ];
 
 /// Nothing where `type` is none, or where what it needs is missing: then a mistake says so.
@@ -35,6 +39,9 @@ pub fn probe(section: &Section<'_>, found: &mut Mistakes) -> Option<Probe> {
     match kind {
         CheckKind::Tcp => Some(Probe::Tcp),
         CheckKind::Http => Some(Probe::Http(http(section, found))),
+        CheckKind::Redis => {
+            Some(Probe::Redis(Redis { login: login(section, found), role: role(section, found) }))
+        }
     }
 }
 
@@ -47,6 +54,14 @@ fn check_effect(section: &Section<'_>, kind: CheckKind, found: &mut Mistakes) {
         let help = format!("it takes `type` = {}; else leave it out", listed(&words, '"', "or"));
         found.add(mistake.label(format!("the check is of type \"{kind}\"")).help(help));
     }
+}
+
+/// What others call the two.
+const FOREIGN_ROLE: &[(&str, &str)] =
+    &[("master", "primary"), ("slave", "replica"), ("standby", "replica"), ("secondary", "replica")];
+
+fn role(section: &Section<'_>, found: &mut Mistakes) -> Option<Role> {
+    leaf::word(section.get("role")?, Role::ALL, Role::word, FOREIGN_ROLE, found)
 }
 
 fn http(section: &Section<'_>, found: &mut Mistakes) -> Http {
@@ -86,7 +101,7 @@ fn path(field: Field<'_>, found: &mut Mistakes) -> Option<String> {
 }
 
 /// A text that is not empty, not too long, and cannot end a line.
-fn some_text(field: Field<'_>, wanted: &str, found: &mut Mistakes) -> Option<String> {
+pub(super) fn some_text(field: Field<'_>, wanted: &str, found: &mut Mistakes) -> Option<String> {
     let text = leaf::text(field, wanted, found)?;
     let why = match () {
         () if text.is_empty() => "empty".to_owned(),

@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 
 use crate::core::outcome::words;
 
 words! {
     /// `type`: the protocol that a check speaks.
-    CheckKind { Tcp = "tcp", Http = "http" }
+    CheckKind { Tcp = "tcp", Http = "http", Redis = "redis" }
 }
 
 /// One kind of check with all that it needs.
@@ -16,6 +17,7 @@ pub enum Probe {
     /// Connects and takes leave.
     Tcp,
     Http(Http),
+    Redis(Redis),
 }
 
 impl Probe {
@@ -23,6 +25,7 @@ impl Probe {
         match self {
             Probe::Tcp => CheckKind::Tcp,
             Probe::Http(_) => CheckKind::Http,
+            Probe::Redis(_) => CheckKind::Redis,
         }
     }
 }
@@ -33,6 +36,7 @@ impl From<CheckKind> for Probe {
         match kind {
             CheckKind::Tcp => Probe::Tcp,
             CheckKind::Http => Probe::Http(Http::default()),
+            CheckKind::Redis => Probe::Redis(Redis::default()),
         }
     }
 }
@@ -68,5 +72,39 @@ impl fmt::Display for Statuses {
             (start, end) if start == end => write!(f, "{start}"),
             (start, end) => write!(f, "{start}-{end}"),
         }
+    }
+}
+
+/// `type = "redis"`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Redis {
+    pub login: Login,
+    /// `None`: either.
+    pub role: Option<Role>,
+}
+
+words! {
+    /// What a server must be among those that hold the same data.
+    Role { Primary = "primary", Replica = "replica" }
+}
+
+/// Who logs in for a check.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Login {
+    pub user: Option<String>,
+    pub password: Option<Password>,
+}
+
+/// A password, and the file that it comes from. A file that has changed is a changed plan.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password {
+    pub file: PathBuf,
+    pub secret: String,
+}
+
+impl fmt::Debug for Password {
+    /// Without the password: a plan may end up in a log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Password").field("file", &self.file).finish_non_exhaustive()
     }
 }

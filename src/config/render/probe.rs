@@ -1,12 +1,13 @@
 //! What a health check asks, as keys of its table; `type` is written already.
 
 use super::{Out, text};
-use crate::config::plan::{Http, Probe};
+use crate::config::plan::{Http, Login, Probe, Redis, Role};
 
 pub(super) fn probe(probe: &Probe, out: &mut Out) {
     match probe {
         Probe::Tcp => {}
         Probe::Http(it) => http(it, out),
+        Probe::Redis(it) => redis(it, out),
     }
 }
 
@@ -30,6 +31,21 @@ fn http(http: &Http, out: &mut Out) {
     }
 }
 
+fn redis(redis: &Redis, out: &mut Out) {
+    role(redis.role, out);
+    login(&redis.login, out);
+}
+
+fn role(role: Option<Role>, out: &mut Out) {
+    maybe("role", role.map(Role::word), out);
+}
+
+/// The file of the password, never the password.
+fn login(login: &Login, out: &mut Out) {
+    maybe("user", login.user.as_deref(), out);
+    maybe("password_file", login.password.as_ref().and_then(|password| password.file.to_str()), out);
+}
+
 fn maybe(key: &str, value: Option<&str>, out: &mut Out) {
     if let Some(value) = value {
         out.key(key, text(value));
@@ -44,11 +60,23 @@ pub(super) mod tests {
     use crate::config::plan::{Method, Statuses};
 
     pub fn any_probe() -> impl Strategy<Value = Probe> {
-        prop_oneof![Just(Probe::Tcp), http().prop_map(Probe::Http)]
+        prop_oneof![Just(Probe::Tcp), http().prop_map(Probe::Http), redis().prop_map(Probe::Redis)]
     }
 
     fn words() -> impl Strategy<Value = String> {
         "[a-z\"'\\\\é# ]{0,20}[a-z]".prop_map(String::from)
+    }
+
+    fn role() -> impl Strategy<Value = Option<Role>> {
+        prop::option::of(prop::sample::select(Role::ALL))
+    }
+
+    fn login() -> impl Strategy<Value = Login> {
+        prop::option::of(words()).prop_map(|user| Login { user, password: None })
+    }
+
+    fn redis() -> impl Strategy<Value = Redis> {
+        (login(), role()).prop_map(|(login, role)| Redis { login, role })
     }
 
     fn http() -> impl Strategy<Value = Http> {

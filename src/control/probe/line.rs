@@ -87,6 +87,11 @@ impl Line {
         self.awaited
     }
 
+    /// What the server is to hear at the end, once it would understand it.
+    pub fn will_say(&mut self, goodbye: &'static [u8]) {
+        self.goodbye = goodbye;
+    }
+
     pub async fn say(&mut self, bytes: &[u8]) -> Result<(), Fault> {
         Ok(self.stream.write_all(bytes).await?)
     }

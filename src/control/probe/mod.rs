@@ -6,7 +6,9 @@
 
 mod line; // a connection to the server: says, hears, takes leave
 mod http;
+mod redis;
 
+use std::fmt::Display;
 use std::net::SocketAddr;
 
 use tokio::time::{Instant, timeout_at};
@@ -15,7 +17,12 @@ use line::Fault;
 pub use line::Line;
 
 use super::checks::Found;
-use crate::config::plan::{HealthCheck, Probe};
+use crate::config::plan::{HealthCheck, Probe, Role};
+
+/// A server whose role is not the one that is wanted.
+fn wrong_role(said: impl Display, wanted: Role) -> Fault {
+    Fault::theirs(format!("{said}, wanted {wanted}"))
+}
 
 /// Asks once, within the check's timeout. The line is still to be left in good order, for which the
 /// result need not wait: see [`Line::leave`].
@@ -39,5 +46,6 @@ async fn talk(line: &mut Line, probe: &Probe) -> Result<(), Fault> {
     match probe {
         Probe::Tcp => Ok(()), // that it took the connection is the answer
         Probe::Http(http) => http::ask(line, http).await,
+        Probe::Redis(redis) => redis::ask(line, redis).await,
     }
 }

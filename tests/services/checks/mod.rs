@@ -1,10 +1,12 @@
 //! Health checks against real servers: what each finds, and that no server logs an error for it.
 
 mod http;
+mod redis;
 
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::support::{Daemon, PATIENCE, eventually, free_port};
@@ -37,6 +39,12 @@ impl Watched {
             assert!(Instant::now() < deadline, "waited in vain for {state} ({message}): {shown}");
             thread::sleep(LOOK_EVERY);
         }
+    }
+
+    /// Lets the daemon read its file, and what that names, again.
+    #[track_caller]
+    pub fn reload(&mut self) {
+        self.daemon.signal(Signal::SIGHUP);
     }
 
     /// What the API says of the server.
