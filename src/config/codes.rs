@@ -57,7 +57,7 @@ codes! {
     NoWeight = "E0107", "Every server of the pool has weight 0, so none may ever get a connection. A server with \
         weight 0 is passed over; one at least needs a positive weight.";
     MissingKey = "E0108", "A key that has no default is missing: a listener needs `bind` and `pool`, a pool \
-        needs `servers`, a server needs `address`.";
+        needs `servers`, a server needs `address`, a health check that logs in needs `user`.";
     BadAddress = "E0109", "An address is an IP address and a port, such as \"192.0.2.1:80\" or \
         \"[2001:db8::1]:80\". Host names are not resolved.";
     BindClash = "E0110", "Two addresses would claim the same port. A wildcard claims its port on every address of \

@@ -6,6 +6,9 @@
 //! holds a test of that. Who reads and writes is `control/probe`.
 
 pub mod http; // answers of HTTP/1.x, and the request for one
+pub mod postgres; // messages of version 3.0, and the login
+pub mod scram; // SCRAM-SHA-256: proves a password without telling it
+mod md5; // for logins that are older than SCRAM
 pub mod redis; // RESP: commands, their replies, and the role
 
 /// What a parser finds at the start of the bytes: a value, and how many of them it took.

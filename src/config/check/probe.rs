@@ -3,12 +3,13 @@
 //! Each type has its own keys; one that belongs to another type is understood and has no effect,
 //! which is worth a warning, because somebody believes in it.
 
-use super::leaf;
+use super::leaf::{self, Span};
+use super::listener::missing;
 use super::login::login;
 use super::section::{Field, Section, listed};
 use crate::config::file::{Kind, Value};
 use crate::config::mistake::{Code, Mistake, Mistakes, quoted};
-use crate::config::plan::{CheckKind, Http, Method, Probe, Redis, Role, Statuses};
+use crate::config::plan::{CheckKind, Http, Method, Postgres, Probe, Redis, Role, Statuses};
 
 /// Room for any path or text that an answer is known by; what is longer is a slip.
 const TEXT_MAX: usize = 256;
@@ -24,9 +25,11 @@ const OWN_KEYS: &[(&str, &[CheckKind])] = &[
     ("expect", &[CheckKind::Http]),
     ("expect_body", &[CheckKind::Http]),
     ("expect_headers", &[CheckKind::Http]),
-    ("role", &[CheckKind::Redis]),
-    ("user", &[CheckKind::Redis]),
-    ("password_file", &[CheckKind::Redis]),
+    ("role", &[CheckKind::Postgres, CheckKind::Redis]),
+    ("max_lag", &[CheckKind::Postgres]),
+    ("user", &[CheckKind::Postgres, CheckKind::Redis]),
+    ("password_file", &[CheckKind::Postgres, CheckKind::Redis]),
+    ("database", &[CheckKind::Postgres]),
 ];
 
 /// Nothing where `type` is none, or where what it needs is missing: then a mistake says so.
@@ -39,6 +42,7 @@ pub fn probe(section: &Section<'_>, found: &mut Mistakes) -> Option<Probe> {
     match kind {
         CheckKind::Tcp => Some(Probe::Tcp),
         CheckKind::Http => Some(Probe::Http(http(section, found))),
+        CheckKind::Postgres => postgres(section, found).map(Probe::Postgres),
         CheckKind::Redis => {
             Some(Probe::Redis(Redis { login: login(section, found), role: role(section, found) }))
         }
@@ -54,6 +58,25 @@ fn check_effect(section: &Section<'_>, kind: CheckKind, found: &mut Mistakes) {
         let help = format!("it takes `type` = {}; else leave it out", listed(&words, '"', "or"));
         found.add(mistake.label(format!("the check is of type \"{kind}\"")).help(help));
     }
+}
+
+fn postgres(section: &Section<'_>, found: &mut Mistakes) -> Option<Postgres> {
+    let postgres = Postgres {
+        login: login(section, found),
+        database: section.get("database").and_then(|field| some_text(field, "a name", found)),
+        role: role(section, found),
+        max_lag: section.get("max_lag").and_then(|field| leaf::duration(field, Span::Any, found)),
+    };
+    if let (Some(field), Some(Role::Primary)) = (section.get("max_lag"), postgres.role) {
+        let mistake = Mistake::new(Code::NoEffect, field.value.span.clone(), "`max_lag` has no effect");
+        found.add(
+            mistake.label("a primary is behind nobody").help("it takes `role = \"replica\"`, or no role"),
+        );
+    }
+    if section.get("user").is_none() {
+        found.add(missing(section, "user", "user = \"tidegate\""));
+    }
+    postgres.login.user.is_some().then_some(postgres)
 }
 
 /// What others call the two.

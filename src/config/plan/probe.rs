@@ -3,12 +3,13 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::core::outcome::words;
 
 words! {
     /// `type`: the protocol that a check speaks.
-    CheckKind { Tcp = "tcp", Http = "http", Redis = "redis" }
+    CheckKind { Tcp = "tcp", Http = "http", Postgres = "postgres", Redis = "redis" }
 }
 
 /// One kind of check with all that it needs.
@@ -17,6 +18,7 @@ pub enum Probe {
     /// Connects and takes leave.
     Tcp,
     Http(Http),
+    Postgres(Postgres),
     Redis(Redis),
 }
 
@@ -25,6 +27,7 @@ impl Probe {
         match self {
             Probe::Tcp => CheckKind::Tcp,
             Probe::Http(_) => CheckKind::Http,
+            Probe::Postgres(_) => CheckKind::Postgres,
             Probe::Redis(_) => CheckKind::Redis,
         }
     }
@@ -36,6 +39,7 @@ impl From<CheckKind> for Probe {
         match kind {
             CheckKind::Tcp => Probe::Tcp,
             CheckKind::Http => Probe::Http(Http::default()),
+            CheckKind::Postgres => Probe::Postgres(Postgres::default()),
             CheckKind::Redis => Probe::Redis(Redis::default()),
         }
     }
@@ -73,6 +77,19 @@ impl fmt::Display for Statuses {
             (start, end) => write!(f, "{start}-{end}"),
         }
     }
+}
+
+/// `type = "postgres"`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Postgres {
+    /// Its user is there: `check.rs` saw to it.
+    pub login: Login,
+    /// `None`: the one that has the user's name, as everywhere with PostgreSQL.
+    pub database: Option<String>,
+    /// `None`: either.
+    pub role: Option<Role>,
+    /// How far a replica may be behind; `None` is as far as it is.
+    pub max_lag: Option<Duration>,
 }
 
 /// `type = "redis"`

@@ -1,12 +1,13 @@
 //! What a health check asks, as keys of its table; `type` is written already.
 
-use super::{Out, text};
-use crate::config::plan::{Http, Login, Probe, Redis, Role};
+use super::{Out, length, text};
+use crate::config::plan::{Http, Login, Postgres, Probe, Redis, Role};
 
 pub(super) fn probe(probe: &Probe, out: &mut Out) {
     match probe {
         Probe::Tcp => {}
         Probe::Http(it) => http(it, out),
+        Probe::Postgres(it) => postgres(it, out),
         Probe::Redis(it) => redis(it, out),
     }
 }
@@ -28,6 +29,15 @@ fn http(http: &Http, out: &mut Out) {
         };
         let items: Vec<_> = http.expect_headers.iter().map(item).collect();
         out.key("expect_headers", format_args!("[{}]", items.join(", ")));
+    }
+}
+
+fn postgres(postgres: &Postgres, out: &mut Out) {
+    login(&postgres.login, out);
+    maybe("database", postgres.database.as_deref(), out);
+    role(postgres.role, out);
+    if let Some(lag) = &postgres.max_lag {
+        out.key("max_lag", length(lag));
     }
 }
 
@@ -60,7 +70,12 @@ pub(super) mod tests {
     use crate::config::plan::{Method, Statuses};
 
     pub fn any_probe() -> impl Strategy<Value = Probe> {
-        prop_oneof![Just(Probe::Tcp), http().prop_map(Probe::Http), redis().prop_map(Probe::Redis)]
+        prop_oneof![
+            Just(Probe::Tcp),
+            http().prop_map(Probe::Http),
+            redis().prop_map(Probe::Redis),
+            postgres().prop_map(Probe::Postgres)
+        ]
     }
 
     fn words() -> impl Strategy<Value = String> {
@@ -73,6 +88,18 @@ pub(super) mod tests {
 
     fn login() -> impl Strategy<Value = Login> {
         prop::option::of(words()).prop_map(|user| Login { user, password: None })
+    }
+
+    fn postgres() -> impl Strategy<Value = Postgres> {
+        let lag = prop::option::of((0..100_000_u64).prop_map(std::time::Duration::from_millis));
+        (words(), prop::option::of(words()), role(), lag).prop_map(|(user, database, role, max_lag)| {
+            Postgres {
+                login: Login { user: Some(user), password: None },
+                database,
+                role,
+                max_lag: max_lag.filter(|_| role != Some(Role::Primary)),
+            }
+        })
     }
 
     fn redis() -> impl Strategy<Value = Redis> {

@@ -6,6 +6,7 @@
 
 mod line; // a connection to the server: says, hears, takes leave
 mod http;
+mod postgres;
 mod redis;
 
 use std::fmt::Display;
@@ -46,6 +47,7 @@ async fn talk(line: &mut Line, probe: &Probe) -> Result<(), Fault> {
     match probe {
         Probe::Tcp => Ok(()), // that it took the connection is the answer
         Probe::Http(http) => http::ask(line, http).await,
+        Probe::Postgres(postgres) => postgres::ask(line, postgres).await,
         Probe::Redis(redis) => redis::ask(line, redis).await,
     }
 }

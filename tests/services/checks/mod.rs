@@ -1,6 +1,7 @@
 //! Health checks against real servers: what each finds, and that no server logs an error for it.
 
 mod http;
+mod postgres;
 mod redis;
 
 use std::thread;
