@@ -6,6 +6,7 @@
 //! holds a test of that. Who reads and writes is `control/probe`.
 
 pub mod http; // answers of HTTP/1.x, and the request for one
+pub mod mysql; // MySQL and MariaDB: greeting, login, one question
 pub mod postgres; // messages of version 3.0, and the login
 pub mod scram; // SCRAM-SHA-256: proves a password without telling it
 mod md5; // for logins that are older than SCRAM

@@ -9,7 +9,7 @@ use super::login::login;
 use super::section::{Field, Section, listed};
 use crate::config::file::{Kind, Value};
 use crate::config::mistake::{Code, Mistake, Mistakes, quoted};
-use crate::config::plan::{CheckKind, Http, Method, Postgres, Probe, Redis, Role, Statuses};
+use crate::config::plan::{CheckKind, Http, Method, Mysql, Postgres, Probe, Redis, Role, Statuses};
 
 /// Room for any path or text that an answer is known by; what is longer is a slip.
 const TEXT_MAX: usize = 256;
@@ -25,10 +25,10 @@ const OWN_KEYS: &[(&str, &[CheckKind])] = &[
     ("expect", &[CheckKind::Http]),
     ("expect_body", &[CheckKind::Http]),
     ("expect_headers", &[CheckKind::Http]),
-    ("role", &[CheckKind::Postgres, CheckKind::Redis]),
+    ("role", &[CheckKind::Postgres, CheckKind::Mysql, CheckKind::Redis]),
     ("max_lag", &[CheckKind::Postgres]),
-    ("user", &[CheckKind::Postgres, CheckKind::Redis]),
-    ("password_file", &[CheckKind::Postgres, CheckKind::Redis]),
+    ("user", &[CheckKind::Postgres, CheckKind::Mysql, CheckKind::Redis]),
+    ("password_file", &[CheckKind::Postgres, CheckKind::Mysql, CheckKind::Redis]),
     ("database", &[CheckKind::Postgres]),
 ];
 
@@ -43,6 +43,7 @@ pub fn probe(section: &Section<'_>, found: &mut Mistakes) -> Option<Probe> {
         CheckKind::Tcp => Some(Probe::Tcp),
         CheckKind::Http => Some(Probe::Http(http(section, found))),
         CheckKind::Postgres => postgres(section, found).map(Probe::Postgres),
+        CheckKind::Mysql => mysql(section, found).map(Probe::Mysql),
         CheckKind::Redis => {
             Some(Probe::Redis(Redis { login: login(section, found), role: role(section, found) }))
         }
@@ -73,10 +74,21 @@ fn postgres(section: &Section<'_>, found: &mut Mistakes) -> Option<Postgres> {
             mistake.label("a primary is behind nobody").help("it takes `role = \"replica\"`, or no role"),
         );
     }
+    check_user(section, found);
+    postgres.login.user.is_some().then_some(postgres)
+}
+
+/// A connection that ends before its login is one that MySQL counts against the host it came from.
+fn mysql(section: &Section<'_>, found: &mut Mistakes) -> Option<Mysql> {
+    let mysql = Mysql { login: login(section, found), role: role(section, found) };
+    check_user(section, found);
+    mysql.login.user.is_some().then_some(mysql)
+}
+
+fn check_user(section: &Section<'_>, found: &mut Mistakes) {
     if section.get("user").is_none() {
         found.add(missing(section, "user", "user = \"tidegate\""));
     }
-    postgres.login.user.is_some().then_some(postgres)
 }
 
 /// What others call the two.

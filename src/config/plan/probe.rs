@@ -9,7 +9,7 @@ use crate::core::outcome::words;
 
 words! {
     /// `type`: the protocol that a check speaks.
-    CheckKind { Tcp = "tcp", Http = "http", Postgres = "postgres", Redis = "redis" }
+    CheckKind { Tcp = "tcp", Http = "http", Postgres = "postgres", Mysql = "mysql", Redis = "redis" }
 }
 
 /// One kind of check with all that it needs.
@@ -19,6 +19,7 @@ pub enum Probe {
     Tcp,
     Http(Http),
     Postgres(Postgres),
+    Mysql(Mysql),
     Redis(Redis),
 }
 
@@ -28,6 +29,7 @@ impl Probe {
             Probe::Tcp => CheckKind::Tcp,
             Probe::Http(_) => CheckKind::Http,
             Probe::Postgres(_) => CheckKind::Postgres,
+            Probe::Mysql(_) => CheckKind::Mysql,
             Probe::Redis(_) => CheckKind::Redis,
         }
     }
@@ -40,6 +42,7 @@ impl From<CheckKind> for Probe {
             CheckKind::Tcp => Probe::Tcp,
             CheckKind::Http => Probe::Http(Http::default()),
             CheckKind::Postgres => Probe::Postgres(Postgres::default()),
+            CheckKind::Mysql => Probe::Mysql(Mysql::default()),
             CheckKind::Redis => Probe::Redis(Redis::default()),
         }
     }
@@ -90,6 +93,15 @@ pub struct Postgres {
     pub role: Option<Role>,
     /// How far a replica may be behind; `None` is as far as it is.
     pub max_lag: Option<Duration>,
+}
+
+/// `type = "mysql"`, MariaDB included.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mysql {
+    /// Its user is there: `check.rs` saw to it.
+    pub login: Login,
+    /// `None`: either.
+    pub role: Option<Role>,
 }
 
 /// `type = "redis"`

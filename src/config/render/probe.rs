@@ -1,13 +1,14 @@
 //! What a health check asks, as keys of its table; `type` is written already.
 
 use super::{Out, length, text};
-use crate::config::plan::{Http, Login, Postgres, Probe, Redis, Role};
+use crate::config::plan::{Http, Login, Mysql, Postgres, Probe, Redis, Role};
 
 pub(super) fn probe(probe: &Probe, out: &mut Out) {
     match probe {
         Probe::Tcp => {}
         Probe::Http(it) => http(it, out),
         Probe::Postgres(it) => postgres(it, out),
+        Probe::Mysql(it) => mysql(it, out),
         Probe::Redis(it) => redis(it, out),
     }
 }
@@ -39,6 +40,11 @@ fn postgres(postgres: &Postgres, out: &mut Out) {
     if let Some(lag) = &postgres.max_lag {
         out.key("max_lag", length(lag));
     }
+}
+
+fn mysql(mysql: &Mysql, out: &mut Out) {
+    role(mysql.role, out);
+    login(&mysql.login, out);
 }
 
 fn redis(redis: &Redis, out: &mut Out) {
@@ -74,7 +80,8 @@ pub(super) mod tests {
             Just(Probe::Tcp),
             http().prop_map(Probe::Http),
             redis().prop_map(Probe::Redis),
-            postgres().prop_map(Probe::Postgres)
+            postgres().prop_map(Probe::Postgres),
+            mysql().prop_map(Probe::Mysql)
         ]
     }
 
@@ -100,6 +107,11 @@ pub(super) mod tests {
                 max_lag: max_lag.filter(|_| role != Some(Role::Primary)),
             }
         })
+    }
+
+    fn mysql() -> impl Strategy<Value = Mysql> {
+        (words(), role())
+            .prop_map(|(user, role)| Mysql { login: Login { user: Some(user), password: None }, role })
     }
 
     fn redis() -> impl Strategy<Value = Redis> {

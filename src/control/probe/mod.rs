@@ -6,6 +6,7 @@
 
 mod line; // a connection to the server: says, hears, takes leave
 mod http;
+mod mysql;
 mod postgres;
 mod redis;
 
@@ -48,6 +49,7 @@ async fn talk(line: &mut Line, probe: &Probe) -> Result<(), Fault> {
         Probe::Tcp => Ok(()), // that it took the connection is the answer
         Probe::Http(http) => http::ask(line, http).await,
         Probe::Postgres(postgres) => postgres::ask(line, postgres).await,
+        Probe::Mysql(mysql) => mysql::ask(line, mysql).await,
         Probe::Redis(redis) => redis::ask(line, redis).await,
     }
 }

@@ -51,7 +51,6 @@ fn two_hundred_checks_leave_no_word_in_the_error_log_and_no_descriptor_behind() 
     watched.wait_for_checks("a", 190);
     assert!(watched.daemon.resources().descriptors <= before + 2);
     assert_eq!(watched.checks("a", "failed"), 0);
-    drop(watched);
     assert_eq!(nginx.file("error.log"), "");
 }
 

@@ -1,6 +1,7 @@
 //! Health checks against real servers: what each finds, and that no server logs an error for it.
 
 mod http;
+mod mysql;
 mod postgres;
 mod redis;
 

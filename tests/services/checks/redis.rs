@@ -99,7 +99,6 @@ fn two_hundred_checks_end_as_they_should() {
     let watched = Watched::start(&[a.port], "type = \"redis\"\nrole = \"primary\"");
     watched.wait_for_checks("a", 200);
     assert_eq!(watched.checks("a", "failed"), 0);
-    drop(watched);
     let errors = a.cli(&["info", "errorstats"]);
     assert!(!errors.contains("errorstat_"), "{errors}");
     let quits = a.cli(&["info", "commandstats"]);
