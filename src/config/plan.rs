@@ -9,7 +9,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use probe::{CheckKind, Http, Login, Method, Mysql, Password, Postgres, Probe, Redis, Role, Statuses};
+pub use probe::{
+    CheckKind, Http, Login, Method, Mysql, Password, Postgres, Probe, Redis, Role, Statuses, Step,
+};
 
 pub use crate::core::balance::{HashKey, Kind as Balance};
 use crate::core::outcome::words;

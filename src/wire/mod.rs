@@ -10,6 +10,7 @@ pub mod mysql; // MySQL and MariaDB: greeting, login, one question
 pub mod postgres; // messages of version 3.0, and the login
 pub mod scram; // SCRAM-SHA-256: proves a password without telling it
 mod md5; // for logins that are older than SCRAM
+pub mod smtp; // replies, EHLO, QUIT
 pub mod redis; // RESP: commands, their replies, and the role
 
 /// What a parser finds at the start of the bytes: a value, and how many of them it took.
@@ -36,6 +37,14 @@ pub fn printable(said: &[u8]) -> String {
         Some(start) if text.len() > SAID_MAX => start.iter().collect::<String>() + "...",
         _ => text.into_iter().collect(),
     }
+}
+
+/// Where the text begins. For short texts: each place is tried.
+pub fn find(bytes: &[u8], text: &[u8]) -> Option<usize> {
+    if text.is_empty() {
+        return Some(0);
+    }
+    bytes.windows(text.len()).position(|window| window == text)
 }
 
 /// The next line, without its end, and where the one after it begins. Ends in `\n` or `\r\n`: what

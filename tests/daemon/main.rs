@@ -4,6 +4,7 @@
 mod support;
 
 mod account; // every connection ends in one word, and all views tell the same one
+mod checks; // health checks, of servers that answer well and badly
 mod choose; // which server, and what happens when it does not take the client
 mod exhausted; // descriptors and ports run out
 mod limits; // never more than N

@@ -194,6 +194,7 @@ pub const HEALTH_CHECK: Keys = Keys {
         "user",
         "password_file",
         "database",
+        "steps",
     ],
     foreign: &[
         ("inter", "interval"),
@@ -216,12 +217,35 @@ pub const HEALTH_CHECK: Keys = Keys {
     ],
 };
 
+pub const STEP: Keys = Keys {
+    header: "a table of `steps`",
+    names: &["send", "expect", "send_hex", "expect_hex"],
+    foreign: &[
+        ("string", "expect"),
+        ("receive", "expect"),
+        ("send_binary", "send_hex"),
+        ("binary", "expect_hex"),
+    ],
+};
+
 /// Where a key of the right name in the wrong table may have been meant for.
 pub const TABLES: [&Keys; 8] = [&PROCESS, &ADMIN, &LOG, &ACCESS, &LISTENER, &POOL, &HEALTH_CHECK, &SERVER];
 
 /// Every kind of table, in the order of the reference.
-pub const ALL: [&Keys; 11] =
-    [&ROOT, &PROCESS, &ADMIN, &LOG, &ACCESS, &DEFAULTS, &LISTENER, &POOL, &RETRY, &SERVER, &HEALTH_CHECK];
+pub const ALL: [&Keys; 12] = [
+    &ROOT,
+    &PROCESS,
+    &ADMIN,
+    &LOG,
+    &ACCESS,
+    &DEFAULTS,
+    &LISTENER,
+    &POOL,
+    &RETRY,
+    &SERVER,
+    &HEALTH_CHECK,
+    &STEP,
+];
 
 const FOREIGN_TIMES: &[(&str, &str)] = &[
     ("timeout_connect", "connect_timeout"),

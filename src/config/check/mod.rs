@@ -14,6 +14,7 @@ mod listener; // [listener.NAME]
 mod pool; // [pool.NAME] and its servers
 mod probe; // and what it asks
 mod process; // [process], [admin], [log]
+mod steps; // of a check in the operator's own words
 mod section; // one table under its rules // what must fit together: pools, ports, loops
 
 use super::file::{Entry, File, Kind, Value};

@@ -7,6 +7,7 @@ use super::leaf::{self, Span};
 use super::listener::missing;
 use super::login::login;
 use super::section::{Field, Section, listed};
+use super::steps::steps;
 use crate::config::file::{Kind, Value};
 use crate::config::mistake::{Code, Mistake, Mistakes, quoted};
 use crate::config::plan::{CheckKind, Http, Method, Mysql, Postgres, Probe, Redis, Role, Statuses};
@@ -15,7 +16,19 @@ use crate::config::plan::{CheckKind, Http, Method, Mysql, Postgres, Probe, Redis
 const TEXT_MAX: usize = 256;
 
 /// What others call our types.
-const FOREIGN_KIND: &[(&str, &str)] = &[("httpchk", "http"), ("option-httpchk", "http"), ("connect", "tcp")];
+const FOREIGN_KIND: &[(&str, &str)] = &[
+    ("httpchk", "http"),
+    ("option-httpchk", "http"),
+    ("connect", "tcp"),
+    ("tcp-check", "send-expect"),
+    ("smtpchk", "smtp"),
+    ("mariadb", "mysql"),
+    ("postgresql", "postgres"),
+    ("pgsql", "postgres"),
+    ("mysql-check", "mysql"),
+    ("pgsql-check", "postgres"),
+    ("redis-check", "redis"),
+];
 
 /// The keys that only some types take, and which.
 const OWN_KEYS: &[(&str, &[CheckKind])] = &[
@@ -29,6 +42,7 @@ const OWN_KEYS: &[(&str, &[CheckKind])] = &[
     ("max_lag", &[CheckKind::Postgres]),
     ("user", &[CheckKind::Postgres, CheckKind::Mysql, CheckKind::Redis]),
     ("password_file", &[CheckKind::Postgres, CheckKind::Mysql, CheckKind::Redis]),
+    ("steps", &[CheckKind::SendExpect]),
     ("database", &[CheckKind::Postgres]),
 ];
 
@@ -41,6 +55,8 @@ pub fn probe(section: &Section<'_>, found: &mut Mistakes) -> Option<Probe> {
     check_effect(section, kind, found);
     match kind {
         CheckKind::Tcp => Some(Probe::Tcp),
+        CheckKind::SendExpect => steps(section, found).map(Probe::SendExpect),
+        CheckKind::Smtp => Some(Probe::Smtp),
         CheckKind::Http => Some(Probe::Http(http(section, found))),
         CheckKind::Postgres => postgres(section, found).map(Probe::Postgres),
         CheckKind::Mysql => mysql(section, found).map(Probe::Mysql),

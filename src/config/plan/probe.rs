@@ -9,7 +9,15 @@ use crate::core::outcome::words;
 
 words! {
     /// `type`: the protocol that a check speaks.
-    CheckKind { Tcp = "tcp", Http = "http", Postgres = "postgres", Mysql = "mysql", Redis = "redis" }
+    CheckKind {
+        Tcp = "tcp",
+        Http = "http",
+        SendExpect = "send-expect",
+        Postgres = "postgres",
+        Mysql = "mysql",
+        Redis = "redis",
+        Smtp = "smtp",
+    }
 }
 
 /// One kind of check with all that it needs.
@@ -18,9 +26,12 @@ pub enum Probe {
     /// Connects and takes leave.
     Tcp,
     Http(Http),
+    /// At least one step.
+    SendExpect(Vec<Step>),
     Postgres(Postgres),
     Mysql(Mysql),
     Redis(Redis),
+    Smtp,
 }
 
 impl Probe {
@@ -31,6 +42,8 @@ impl Probe {
             Probe::Postgres(_) => CheckKind::Postgres,
             Probe::Mysql(_) => CheckKind::Mysql,
             Probe::Redis(_) => CheckKind::Redis,
+            Probe::SendExpect(_) => CheckKind::SendExpect,
+            Probe::Smtp => CheckKind::Smtp,
         }
     }
 }
@@ -40,6 +53,8 @@ impl From<CheckKind> for Probe {
     fn from(kind: CheckKind) -> Self {
         match kind {
             CheckKind::Tcp => Probe::Tcp,
+            CheckKind::SendExpect => Probe::SendExpect(Vec::new()),
+            CheckKind::Smtp => Probe::Smtp,
             CheckKind::Http => Probe::Http(Http::default()),
             CheckKind::Postgres => Probe::Postgres(Postgres::default()),
             CheckKind::Mysql => Probe::Mysql(Mysql::default()),
@@ -80,6 +95,14 @@ impl fmt::Display for Statuses {
             (start, end) => write!(f, "{start}-{end}"),
         }
     }
+}
+
+/// One step of `type = "send-expect"`; an empty part is left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    pub send: Vec<u8>,
+    /// Must come back, with anything before and behind it.
+    pub expect: Vec<u8>,
 }
 
 /// `type = "postgres"`

@@ -1,11 +1,12 @@
 //! What a health check asks, as keys of its table; `type` is written already.
 
 use super::{Out, length, text};
-use crate::config::plan::{Http, Login, Mysql, Postgres, Probe, Redis, Role};
+use crate::config::plan::{Http, Login, Mysql, Postgres, Probe, Redis, Role, Step};
 
 pub(super) fn probe(probe: &Probe, out: &mut Out) {
     match probe {
-        Probe::Tcp => {}
+        Probe::Tcp | Probe::Smtp => {}
+        Probe::SendExpect(it) => steps(it, out),
         Probe::Http(it) => http(it, out),
         Probe::Postgres(it) => postgres(it, out),
         Probe::Mysql(it) => mysql(it, out),
@@ -31,6 +32,22 @@ fn http(http: &Http, out: &mut Out) {
         let items: Vec<_> = http.expect_headers.iter().map(item).collect();
         out.key("expect_headers", format_args!("[{}]", items.join(", ")));
     }
+}
+
+fn steps(steps: &[Step], out: &mut Out) {
+    let part = |key: &str, bytes: &[u8]| match std::str::from_utf8(bytes) {
+        Ok("") => None,
+        Ok(words) => Some(format!("{key} = {}", text(words))),
+        Err(_) => {
+            let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            Some(format!("{key}_hex = \"{digits}\""))
+        }
+    };
+    let step = |step: &Step| {
+        let parts = [part("send", &step.send), part("expect", &step.expect)];
+        format!("{{ {} }}", parts.into_iter().flatten().collect::<Vec<_>>().join(", "))
+    };
+    out.key("steps", format_args!("[{}]", steps.iter().map(step).collect::<Vec<_>>().join(", ")));
 }
 
 fn postgres(postgres: &Postgres, out: &mut Out) {
@@ -78,6 +95,8 @@ pub(super) mod tests {
     pub fn any_probe() -> impl Strategy<Value = Probe> {
         prop_oneof![
             Just(Probe::Tcp),
+            Just(Probe::Smtp),
+            prop::collection::vec(step(), 1..4).prop_map(Probe::SendExpect),
             http().prop_map(Probe::Http),
             redis().prop_map(Probe::Redis),
             postgres().prop_map(Probe::Postgres),
@@ -107,6 +126,13 @@ pub(super) mod tests {
                 max_lag: max_lag.filter(|_| role != Some(Role::Primary)),
             }
         })
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let bytes = || prop::collection::vec(any::<u8>(), 0..10);
+        let words = "[ -~\\r\\n]{1,10}".prop_map(String::into_bytes);
+        (bytes(), prop_oneof![words, prop::collection::vec(any::<u8>(), 1..10)])
+            .prop_map(|(send, expect)| Step { send, expect })
     }
 
     fn mysql() -> impl Strategy<Value = Mysql> {

@@ -2,7 +2,7 @@
 
 use super::line::{Fault, Line};
 use crate::config::plan::Http;
-use crate::wire::{http, printable};
+use crate::wire::{find, http, printable};
 
 pub async fn ask(line: &mut Line, http: &Http) -> Result<(), Fault> {
     let host = match &http.host {
@@ -19,7 +19,7 @@ pub async fn ask(line: &mut Line, http: &Http) -> Result<(), Fault> {
     while !answer.is_whole() {
         hear(line, &mut answer).await?;
     }
-    match find(&answer.body, expected.as_bytes()) {
+    match find(&answer.body, expected.as_bytes()).is_some() {
         true => Ok(()),
         false => Err(Fault::theirs(format!("the body holds no \"{expected}\""))),
     }
@@ -50,9 +50,4 @@ fn judge_head(http: &Http, answer: &http::Answer) -> Result<(), Fault> {
         }
     }
     Ok(())
-}
-
-/// Whether the one is part of the other. Both are bounded: a body of 64 KiB, a text of 256 bytes.
-fn find(body: &[u8], text: &[u8]) -> bool {
-    text.is_empty() || body.windows(text.len()).any(|window| window == text)
 }

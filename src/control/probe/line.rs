@@ -82,6 +82,10 @@ impl Line {
         self.stream.peer_addr()
     }
 
+    pub fn local(&self) -> io::Result<SocketAddr> {
+        self.stream.local_addr()
+    }
+
     /// What was waited for last, as in "no answer to PING within 1s".
     pub fn awaited(&self) -> &'static str {
         self.awaited

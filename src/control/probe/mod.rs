@@ -9,6 +9,8 @@ mod http;
 mod mysql;
 mod postgres;
 mod redis;
+mod send_expect;
+mod smtp;
 
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -50,6 +52,8 @@ async fn talk(line: &mut Line, probe: &Probe) -> Result<(), Fault> {
         Probe::Http(http) => http::ask(line, http).await,
         Probe::Postgres(postgres) => postgres::ask(line, postgres).await,
         Probe::Mysql(mysql) => mysql::ask(line, mysql).await,
+        Probe::SendExpect(steps) => send_expect::ask(line, steps).await,
+        Probe::Smtp => smtp::ask(line).await,
         Probe::Redis(redis) => redis::ask(line, redis).await,
     }
 }
