@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::plan::{
-    AccessLog, AccessOutput, AccessWhen, Admin, Admission, AdmissionMode, Auto, Balance, CheckKind, HashKey,
-    HealthCheck, Level, Listener, Log, LogFormat, OnNoServer, Pool, Process, Retry, Server, Tcp, WhenFull,
+    AccessLog, AccessOutput, AccessWhen, Admin, Admission, AdmissionMode, Auto, Balance, HashKey,
+    HealthCheck, Http, Level, Listener, Log, LogFormat, Method, OnNoServer, Pool, Probe, Process, Retry,
+    Server, Statuses, Tcp, WhenFull,
 };
 
 /// Where the configuration is looked for.
@@ -101,7 +102,7 @@ impl Default for Retry {
 impl Default for HealthCheck {
     fn default() -> Self {
         HealthCheck {
-            kind: CheckKind::Tcp,
+            probe: Probe::Tcp,
             interval: Duration::from_secs(2),
             timeout: Duration::from_secs(1),
             rise: 2,
@@ -109,6 +110,20 @@ impl Default for HealthCheck {
             // Spreads the checks of many balancers that were started together.
             jitter: 0.1,
             port: None,
+        }
+    }
+}
+
+impl Default for Http {
+    /// Any success: 204 is as common for such a page as 200. A redirect is none, for it leads elsewhere.
+    fn default() -> Self {
+        Http {
+            method: Method::Get,
+            path: "/".into(),
+            host: None,
+            expect: vec![Statuses(200..=299)],
+            expect_body: None,
+            expect_headers: Vec::new(),
         }
     }
 }

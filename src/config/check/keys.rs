@@ -196,7 +196,27 @@ pub const SERVER: Keys = Keys {
 
 pub const HEALTH_CHECK: Keys = Keys {
     header: "[pool.NAME.health_check]",
-    names: &["type", "interval", "timeout", "rise", "fall", "jitter", "port"],
+    names: &[
+        "type",
+        "interval",
+        "timeout",
+        "rise",
+        "fall",
+        "jitter",
+        "port",
+        "method",
+        "path",
+        "host",
+        "expect",
+        "expect_body",
+        "expect_headers",
+        "role",
+        "max_lag",
+        "user",
+        "password_file",
+        "database",
+        "steps",
+    ],
     foreign: &[
         ("inter", "interval"),
         ("period", "interval"),
@@ -205,6 +225,27 @@ pub const HEALTH_CHECK: Keys = Keys {
         ("unhealthy_threshold", "fall"),
         ("fails", "fall"),
         ("protocol", "type"),
+        ("uri", "path"),
+        ("url", "path"),
+        ("status", "expect"),
+        ("expected_statuses", "expect"),
+        ("http_check", "type"),
+        ("username", "user"),
+        ("dbname", "database"),
+        ("maximum_lag_on_failover", "max_lag"),
+        ("auth_pass", "password_file"),
+        ("password", "password_file"),
+    ],
+};
+
+pub const STEP: Keys = Keys {
+    header: "a table of `steps`",
+    names: &["send", "expect", "send_hex", "expect_hex"],
+    foreign: &[
+        ("string", "expect"),
+        ("receive", "expect"),
+        ("send_binary", "send_hex"),
+        ("binary", "expect_hex"),
     ],
 };
 
@@ -212,8 +253,20 @@ pub const HEALTH_CHECK: Keys = Keys {
 pub const TABLES: [&Keys; 8] = [&PROCESS, &ADMIN, &LOG, &ACCESS, &LISTENER, &POOL, &HEALTH_CHECK, &SERVER];
 
 /// Every kind of table, in the order of the reference.
-pub const ALL: [&Keys; 11] =
-    [&ROOT, &PROCESS, &ADMIN, &LOG, &ACCESS, &DEFAULTS, &LISTENER, &POOL, &RETRY, &SERVER, &HEALTH_CHECK];
+pub const ALL: [&Keys; 12] = [
+    &ROOT,
+    &PROCESS,
+    &ADMIN,
+    &LOG,
+    &ACCESS,
+    &DEFAULTS,
+    &LISTENER,
+    &POOL,
+    &RETRY,
+    &SERVER,
+    &HEALTH_CHECK,
+    &STEP,
+];
 
 const FOREIGN_TIMES: &[(&str, &str)] = &[
     ("timeout_connect", "connect_timeout"),
