@@ -40,7 +40,7 @@ impl Field for Fleet {
 }
 
 fn member(name: &str, weight: u32) -> Member {
-    Member { name: name.to_owned(), weight, is_eligible: true }
+    Member { name: name.to_owned(), weight, is_eligible: true, tier: 0 }
 }
 
 fn members(weights: &[u32]) -> Vec<Member> {
@@ -253,13 +253,61 @@ fn the_order_of_servers_in_the_file_moves_no_key() {
     assert_eq!(owners(&rebuilt, &turned), before);
 }
 
+#[test]
+fn a_standby_server_changes_nothing_while_its_betters_are_open() {
+    let alone = members(&[100, 200, 50]);
+    let mut with_standby = alone.clone();
+    with_standby.insert(1, Member { tier: 1, ..member("standby", 1000) });
+    for kind in Kind::ALL {
+        let (few, many) = (Chooser::new(*kind, alone.clone()), Chooser::new(*kind, with_standby.clone()));
+        let (few_idle, many_idle) = (Fleet::idle(3), Fleet::idle(4));
+        let mut dice = Dice(3);
+        for turn in 0..2000 {
+            let ask = dice.ask(turn);
+            let (with, without) = (many.pick(&ask, &many_idle).unwrap(), few.pick(&ask, &few_idle).unwrap());
+            assert_eq!(with_standby[with.server].name, alone[without.server].name, "{kind}");
+            assert_eq!(with.why, without.why, "{kind}");
+        }
+    }
+}
+
+#[test]
+fn standby_servers_share_by_weight_as_soon_as_nobody_before_them_is_open() {
+    let mut all = members(&[100, 0, 100, 300]);
+    (all[2].tier, all[3].tier) = (1, 1);
+    let fleet = Fleet::idle(4);
+    let chooser = Chooser::new(Kind::RoundRobin, all.clone());
+    let said = |turn| {
+        let choice = chooser.pick(&Ask { key: 0, random: 0, turn }, &fleet).unwrap();
+        (choice.server, choice.why.to_string())
+    };
+    assert_eq!(said(0), (0, "round-robin:turn=0".into()));
+    fleet.close(0);
+    assert_eq!([0, 1, 2, 3].map(|turn| said(turn).0), [3, 2, 3, 3]);
+    assert_eq!(said(7).1, "tier=1:round-robin:turn=7");
+
+    all[0].is_eligible = false; // down, where above it was full or tried
+    let choice = Chooser::new(Kind::First, all).pick(&Dice(1).ask(0), &Fleet::idle(4)).unwrap();
+    assert_eq!((choice.server, choice.why.to_string()), (2, "tier=1:first".into()));
+}
+
+#[test]
+fn a_standby_server_that_comes_or_goes_moves_no_key() {
+    let all = members(&[100, 200, 50, 100, 100]);
+    let before = owners(&hashing(&all), &all);
+    let mut more = all.clone();
+    more.push(Member { tier: 1, ..member("standby", 100) });
+    let after = hashing(&all).rebuilt(Kind::ConsistentHash, more.clone());
+    assert_eq!(owners(&after, &more), before);
+}
+
 /// A pool and the moment of a pick: members, who is closed, how busy each is.
 fn scene() -> impl Strategy<Value = (Vec<Member>, Fleet)> {
-    let server = (0_u32..4, prop::bool::weighted(0.8), prop::bool::weighted(0.2), 0_usize..6);
+    let server = (0_u32..4, prop::bool::weighted(0.8), prop::bool::weighted(0.2), 0_usize..6, 0_u8..3);
     prop::collection::vec(server, 0..9).prop_map(|servers| {
         let (mut all, fleet) = (Vec::new(), Fleet::default());
-        for (place, (weight, is_eligible, is_closed, active)) in servers.into_iter().enumerate() {
-            all.push(Member { is_eligible, ..member(&format!("s{place}"), weight * 7) });
+        for (place, (weight, is_eligible, is_closed, active, tier)) in servers.into_iter().enumerate() {
+            all.push(Member { is_eligible, tier, ..member(&format!("s{place}"), weight * 7) });
             fleet.closed.borrow_mut().push(is_closed);
             fleet.active.borrow_mut().push(active);
         }
@@ -271,18 +319,21 @@ fn may_be_picked(all: &[Member], fleet: &Fleet, server: usize) -> bool {
     all[server].is_eligible && all[server].weight > 0 && fleet.is_open(server)
 }
 
-/// No open server carries strictly less per weight than the one that was chosen.
+/// No open server of its tier carries strictly less per weight than the one that was chosen.
 fn is_least(all: &[Member], fleet: &Fleet, choice: Choice) -> bool {
     let load = |server: usize| Load { active: fleet.active(server), weight: all[server].weight };
-    let open = (0..all.len()).filter(|server| may_be_picked(all, fleet, *server));
-    open.map(load).all(|other| other.compare(&load(choice.server)).is_ge())
+    let of_tier = (0..all.len()).filter(|server| all[*server].tier == all[choice.server].tier);
+    of_tier
+        .filter(|server| may_be_picked(all, fleet, *server))
+        .map(load)
+        .all(|other| other.compare(&load(choice.server)).is_ge())
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
-    fn trying_again_and_again_visits_every_open_server_once_and_nobody_else(
+    fn trying_again_and_again_visits_every_open_server_once_by_tier_and_nobody_else(
         (all, before) in scene(),
         seed in 1_u64..,
     ) {
@@ -299,7 +350,8 @@ proptest! {
                 visited.push(choice.server);
                 fleet.close(choice.server);
             }
-            prop_assert!(*kind != Kind::First || visited.is_sorted());
+            prop_assert!(visited.is_sorted_by_key(|server| all[*server].tier), "{visited:?} of {all:?}");
+            prop_assert!(*kind != Kind::First || visited.is_sorted_by_key(|server| (all[*server].tier, *server)));
             visited.sort_unstable();
             prop_assert_eq!(&visited, &expected, "{}", kind);
         }

@@ -134,6 +134,6 @@ impl Pool {
 impl From<SocketAddr> for Server {
     /// A server that is called by its address.
     fn from(address: SocketAddr) -> Self {
-        Server { name: address.to_string(), address, weight: WEIGHT, max_connections: None }
+        Server { name: address.to_string(), address, weight: WEIGHT, max_connections: None, tier: 0 }
     }
 }

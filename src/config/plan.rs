@@ -176,6 +176,8 @@ pub struct Server {
     pub weight: u32,
     /// Connections at once; `None` is no limit.
     pub max_connections: Option<usize>,
+    /// It serves only while no server of a lower tier is up and has room left.
+    pub tier: u8,
 }
 
 /// `retry`: what happens when a server does not take a connection.

@@ -145,6 +145,9 @@ fn server(server: &Server) -> String {
     if let Some(limit) = server.max_connections {
         let _ = write!(more, ", max_connections = {limit}");
     }
+    if server.tier != 0 {
+        let _ = write!(more, ", tier = {}", server.tier);
+    }
     let is_called_by_address = server.name == server.address.to_string();
     match (is_called_by_address, more.is_empty()) {
         (true, true) => address,
@@ -270,11 +273,12 @@ mod tests {
     }
 
     fn server(number: u16) -> impl Strategy<Value = Server> {
-        (any::<bool>(), 0..1001u32, prop::option::of(1..1000usize)).prop_map(
-            move |(is_named, weight, max_connections)| {
+        (any::<bool>(), 0..1001u32, prop::option::of(1..1000usize), 0..10u8).prop_map(
+            move |(is_named, weight, max_connections, tier)| {
                 let address: std::net::SocketAddr = format!("[2001:db8::{number:x}]:80").parse().unwrap();
                 let name = if is_named { format!("s{number}") } else { address.to_string() };
-                Server { name, address, weight: if number == 0 { 1 } else { weight }, max_connections }
+                let weight = if number == 0 { 1 } else { weight };
+                Server { name, address, weight, max_connections, tier }
             },
         )
     }

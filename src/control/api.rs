@@ -90,6 +90,8 @@ pub struct Server {
     /// One sentence; empty where there is nothing to say.
     pub why: String,
     pub weight: u32,
+    /// Above 0 it stands by for the lower tiers.
+    pub tier: u8,
     pub active: usize,
     pub total: u64,
     pub connect_failures: u64,

@@ -61,7 +61,7 @@ pub fn plan_of(pool: &str, servers: &[&str]) -> Plan {
 }
 
 pub fn server(name: &str, port: u16) -> Server {
-    Server { name: name.into(), address: ([127, 0, 0, 1], port).into(), weight: 100, max_connections: None }
+    Server { name: name.into(), ..Server::from(std::net::SocketAddr::from(([127, 0, 0, 1], port))) }
 }
 
 /// Quick enough for a test: every 20 ms, up after 1, down after 2.

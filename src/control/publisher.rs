@@ -272,6 +272,7 @@ fn members(servers: &[Server]) -> Vec<Member> {
             name: server.plan.name.clone(),
             weight: server.plan.weight,
             is_eligible: server.state == standing,
+            tier: server.plan.tier,
         })
         .collect()
 }

@@ -13,3 +13,4 @@ mod peers; // scripted servers and clients
 mod reload; // SIGHUP
 mod spread; // how even workers are
 mod stop; // SIGTERM, and its friends
+mod tiers; // servers that stand by for others

@@ -161,7 +161,7 @@ pub const RETRY: Keys = Keys { header: "retry", names: &["attempts"], foreign: &
 
 pub const SERVER: Keys = Keys {
     header: "a table of `servers`",
-    names: &["name", "address", "weight", "max_connections"],
+    names: &["name", "address", "weight", "max_connections", "tier"],
     foreign: &[
         ("addr", "address"),
         ("host", "address"),
@@ -170,6 +170,8 @@ pub const SERVER: Keys = Keys {
         ("maxconn", "max_connections"),
         ("max_conns", "max_connections"),
         ("id", "name"),
+        ("backup", "tier"),
+        ("priority", "tier"),
     ],
 };
 

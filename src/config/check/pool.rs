@@ -16,6 +16,8 @@ use crate::config::plan::{Balance, CheckKind, HashKey, HealthCheck, Pool, Server
 
 /// A weight beyond this is a slip; shares finer than a thousandth mean nothing for connections.
 const WEIGHT_MAX: i64 = 1000;
+/// Ten ranks of standing by are more than anybody has a use for.
+const TIER_MAX: i64 = 9;
 /// Results in a row; beyond, a server would hardly ever change its state.
 const ROW_MAX: i64 = 1000;
 
@@ -107,10 +109,12 @@ fn server(item: &Value, found: &mut Mistakes) -> Option<ServerAt> {
     let name = section.get("name").and_then(|field| name(field, found));
     let weight = section.get("weight").map(|field| (weight(field, found), field.value.span.clone()));
     let limit = section.get("max_connections").and_then(|field| leaf::limit(field, found));
+    let tier = section.get("tier").and_then(|field| tier(field, found));
     let mut plan = Server::from(address?);
     plan.name = name.unwrap_or(plan.name);
     plan.weight = weight.as_ref().and_then(|(weight, _)| *weight).unwrap_or(plan.weight);
     plan.max_connections = limit;
+    plan.tier = tier.unwrap_or(plan.tier);
     Some(ServerAt { plan, span, weight_span: weight.map(|(_, span)| span) })
 }
 
@@ -122,6 +126,15 @@ fn name(field: Field<'_>, found: &mut Mistakes) -> Option<String> {
 
 fn weight(field: Field<'_>, found: &mut Mistakes) -> Option<u32> {
     leaf::number(field, 0, WEIGHT_MAX, found).and_then(|weight| u32::try_from(weight).ok())
+}
+
+fn tier(field: Field<'_>, found: &mut Mistakes) -> Option<u8> {
+    if let Kind::Boolean(is_standby) = field.value.kind {
+        let mistake = field.wrong_type("a number").help("tier 1 stands by for tier 0");
+        found.add(mistake.patch(field.value.span.clone(), u8::from(is_standby).to_string()));
+        return None;
+    }
+    leaf::number(field, 0, TIER_MAX, found).and_then(|tier| u8::try_from(tier).ok())
 }
 
 fn check_weights(pool: &str, servers: &[ServerAt], found: &mut Mistakes) {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::{Choice, Field, Member, Why, mix};
+use super::{Choice, Field, Ground, Member, mix};
 
 /// Slots of a table: prime, so that every stride visits all of them. A hundred slots for each
 /// server keep its share of the keys within one percent of its share of the weights.
@@ -78,7 +78,7 @@ impl Maglev {
         let home = key.checked_rem(slots.len() as u64)? as usize; // nobody has weight: no slots
         for slot in (home..slots.len()).chain(0..home).take(WALK_MAX) {
             if let Some(server) = self.open(slots[slot] as usize, field) {
-                return Some(Choice { server, why: Why::MaglevSlot(slot) });
+                return Some(Choice::of(server, Ground::MaglevSlot(slot)));
             }
         }
         self.rendezvous(key, field)
@@ -98,7 +98,7 @@ impl Maglev {
                 best = Some((server, distance, entry.weight));
             }
         }
-        best.map(|(server, ..)| Choice { server, why: Why::MaglevRendezvous })
+        best.map(|(server, ..)| Choice::of(server, Ground::MaglevRendezvous))
     }
 
     fn open(&self, rank: usize, field: &impl Field) -> Option<usize> {
@@ -197,7 +197,10 @@ mod tests {
     use super::*;
 
     fn members(names: &[&str]) -> Vec<Member> {
-        names.iter().map(|name| Member { name: (*name).into(), weight: 100, is_eligible: true }).collect()
+        names
+            .iter()
+            .map(|name| Member { name: (*name).into(), weight: 100, is_eligible: true, tier: 0 })
+            .collect()
     }
 
     fn owners<'a>(maglev: &'a Maglev, slots: &[usize]) -> Vec<&'a str> {
@@ -275,7 +278,7 @@ mod tests {
         let maglev = Maglev::new(&members(&names.iter().map(String::as_str).collect::<Vec<_>>()));
         let picks: Vec<_> = (0..500).map(|key| maglev.pick(mix(key), &OnlyOpen(7)).unwrap()).collect();
         assert!(picks.iter().all(|choice| choice.server == 7));
-        assert!(picks.iter().any(|choice| choice.why == Why::MaglevRendezvous));
+        assert!(picks.iter().any(|choice| choice.why.ground == Ground::MaglevRendezvous));
     }
 
     #[test]

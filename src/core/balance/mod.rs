@@ -1,7 +1,8 @@
 //! Which server of a pool takes a connection.
 //!
 //! Pure. A [`Chooser`] is built once for each snapshot, over all servers of a pool, and is
-//! never changed afterwards: what differs from pick to pick (the key, a random number, the
+//! never changed afterwards. It asks the servers of tier 0, and those of a higher tier only when no
+//! lower one has a server that is up and has room left. What differs from pick to pick (the key, a random number, the
 //! turn, the counts of open connections) comes in as an argument. A pick is lock-free, allocates
 //! nothing, and ends after a written number of steps even when every server is closed.
 
@@ -48,6 +49,8 @@ pub struct Member {
     pub weight: u32,
     /// May be chosen at all: up, or standing in because nothing is up.
     pub is_eligible: bool,
+    /// Chosen only while no lower tier has an open server.
+    pub tier: u8,
 }
 
 /// What may differ from one pick to the next.
@@ -77,9 +80,25 @@ pub struct Choice {
     pub why: Why,
 }
 
-/// What spoke for a server, as the access log shows it.
+impl Choice {
+    /// A choice of tier 0; [`Chooser::pick`] says of which tier it was.
+    fn of(server: usize, ground: Ground) -> Self {
+        Choice { server, why: Why { tier: 0, ground } }
+    }
+}
+
+/// What spoke for a server, as the access log shows it: `tier=1:least:3<7`, where tier 0 goes
+/// without saying.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+pub struct Why {
+    /// No lower tier had an open server.
+    pub tier: u8,
+    pub ground: Ground,
+}
+
+/// What spoke for a server within its tier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ground {
     /// Its place in the schedule came.
     RoundRobin { turn: u64 },
     /// It was drawn by lot.
@@ -98,14 +117,23 @@ pub enum Why {
 
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.tier > 0 {
+            write!(f, "tier={}:", self.tier)?;
+        }
+        self.ground.fmt(f)
+    }
+}
+
+impl fmt::Display for Ground {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Why::RoundRobin { turn } => write!(f, "round-robin:turn={turn}"),
-            Why::Random => f.write_str("random"),
-            Why::PowerOfTwo { own, other } => load::write_compared(f, "power-of-two", own, other.as_ref()),
-            Why::LeastConnections { own, next } => load::write_compared(f, "least", own, next.as_ref()),
-            Why::MaglevSlot(slot) => write!(f, "maglev:slot={slot}"),
-            Why::MaglevRendezvous => f.write_str("maglev:rendezvous"),
-            Why::First => f.write_str("first"),
+            Ground::RoundRobin { turn } => write!(f, "round-robin:turn={turn}"),
+            Ground::Random => f.write_str("random"),
+            Ground::PowerOfTwo { own, other } => load::write_compared(f, "power-of-two", own, other.as_ref()),
+            Ground::LeastConnections { own, next } => load::write_compared(f, "least", own, next.as_ref()),
+            Ground::MaglevSlot(slot) => write!(f, "maglev:slot={slot}"),
+            Ground::MaglevRendezvous => f.write_str("maglev:rendezvous"),
+            Ground::First => f.write_str("first"),
         }
     }
 }
@@ -113,7 +141,17 @@ impl fmt::Display for Why {
 /// Picks servers of one pool in one manner. Cheap to clone where the table of a consistent hash
 /// is concerned: it is shared.
 #[derive(Clone, Debug)]
-pub struct Chooser(Way);
+pub struct Chooser {
+    /// In the order in which they are asked. Only those with a server of positive weight, so a
+    /// pool without tiers has one.
+    tiers: Vec<Tier>,
+}
+
+#[derive(Clone, Debug)]
+struct Tier {
+    number: u8,
+    way: Way,
+}
 
 #[derive(Clone, Debug)]
 enum Way {
@@ -127,34 +165,64 @@ enum Way {
 
 impl Chooser {
     /// A chooser over all `members` of a pool, in the pool's order; their names are unique.
-    #[expect(clippy::needless_pass_by_value, reason = "the list is made for the chooser, as for `rebuilt`")]
     pub fn new(kind: Kind, members: Vec<Member>) -> Chooser {
-        let members = &members[..];
-        Chooser(match kind {
-            Kind::RoundRobin => Way::RoundRobin(RoundRobin::new(members)),
-            Kind::Random => Way::Random(Wheel::new(members)),
-            Kind::PowerOfTwo => Way::PowerOfTwo(PowerOfTwo::new(members)),
-            Kind::LeastConnections => Way::LeastConnections(LeastConnections::new(members)),
-            Kind::ConsistentHash => Way::ConsistentHash(Maglev::new(members)),
-            Kind::First => Way::First(First::new(members)),
-        })
+        Chooser::from_tiers(members, |_, members| Way::new(kind, members))
     }
 
     /// The chooser for a new snapshot. Equal to [`Chooser::new`], but the table of a consistent
     /// hash is shared with this one where names and weights are the same: a change of health
     /// costs no rebuilding.
     pub fn rebuilt(&self, kind: Kind, members: Vec<Member>) -> Chooser {
-        match (&self.0, kind) {
-            (Way::ConsistentHash(old), Kind::ConsistentHash) => {
-                Chooser(Way::ConsistentHash(old.rebuilt(&members)))
+        let before = |number| self.tiers.iter().find(|tier| tier.number == number).map(|tier| &tier.way);
+        Chooser::from_tiers(members, |number, members| match (before(number), kind) {
+            (Some(Way::ConsistentHash(old)), Kind::ConsistentHash) => {
+                Way::ConsistentHash(old.rebuilt(members))
             }
-            _ => Chooser::new(kind, members),
-        }
+            _ => Way::new(kind, members),
+        })
     }
 
     /// The server for one connection, or `None`: no eligible server with a positive weight is open.
     pub fn pick(&self, ask: &Ask, field: &impl Field) -> Option<Choice> {
-        match &self.0 {
+        self.tiers.iter().find_map(|Tier { number, way }| {
+            let choice = way.pick(ask, field)?;
+            Some(Choice { why: Why { tier: *number, ..choice.why }, ..choice })
+        })
+    }
+
+    /// Each tier's way is made of all members, since their places count, with those of other tiers
+    /// at weight 0: a standby server has no part in the table or the schedule of the others.
+    fn from_tiers(members: Vec<Member>, way: impl Fn(u8, &[Member]) -> Way) -> Chooser {
+        let mut numbers: Vec<u8> = members.iter().filter(|m| m.weight > 0).map(|m| m.tier).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        if let [number] = numbers[..] {
+            return Chooser { tiers: vec![Tier { number, way: way(number, &members) }] };
+        }
+        let of_tier = |number| {
+            let weight = |member: &Member| if member.tier == number { member.weight } else { 0 };
+            members.iter().map(|m| Member { weight: weight(m), ..m.clone() }).collect::<Vec<_>>()
+        };
+        let tiers =
+            numbers.iter().map(|number| Tier { number: *number, way: way(*number, &of_tier(*number)) });
+        Chooser { tiers: tiers.collect() }
+    }
+}
+
+impl Way {
+    fn new(kind: Kind, members: &[Member]) -> Self {
+        match kind {
+            Kind::RoundRobin => Way::RoundRobin(RoundRobin::new(members)),
+            Kind::Random => Way::Random(Wheel::new(members)),
+            Kind::PowerOfTwo => Way::PowerOfTwo(PowerOfTwo::new(members)),
+            Kind::LeastConnections => Way::LeastConnections(LeastConnections::new(members)),
+            Kind::ConsistentHash => Way::ConsistentHash(Maglev::new(members)),
+            Kind::First => Way::First(First::new(members)),
+        }
+    }
+
+    fn pick(&self, ask: &Ask, field: &impl Field) -> Option<Choice> {
+        match self {
             Way::RoundRobin(schedule) => schedule.pick(ask.turn, field),
             Way::Random(wheel) => wheel.pick(ask.random, field),
             Way::PowerOfTwo(wheel) => wheel.pick(ask.random, field),
@@ -193,19 +261,20 @@ mod tests {
     #[test]
     fn the_log_says_what_spoke_for_a_server() {
         let load = |active, weight| Load { active, weight };
-        let said = |why: Why| why.to_string();
-        assert_eq!(said(Why::RoundRobin { turn: 17 }), "round-robin:turn=17");
-        assert_eq!(said(Why::Random), "random");
-        assert_eq!(said(Why::MaglevSlot(811)), "maglev:slot=811");
-        assert_eq!(said(Why::MaglevRendezvous), "maglev:rendezvous");
-        assert_eq!(said(Why::First), "first");
+        let said = |ground: Ground| Why { tier: 0, ground }.to_string();
+        assert_eq!(said(Ground::RoundRobin { turn: 17 }), "round-robin:turn=17");
+        assert_eq!(said(Ground::Random), "random");
+        assert_eq!(said(Ground::MaglevSlot(811)), "maglev:slot=811");
+        assert_eq!(said(Ground::MaglevRendezvous), "maglev:rendezvous");
+        assert_eq!(said(Ground::First), "first");
+        assert_eq!(Why { tier: 2, ground: Ground::First }.to_string(), "tier=2:first");
 
-        let least = |own, next| said(Why::LeastConnections { own, next });
+        let least = |own, next| said(Ground::LeastConnections { own, next });
         assert_eq!(least(load(3, 1), Some(load(7, 1))), "least:3<7");
         assert_eq!(least(load(3, 1), None), "least:3");
         assert_eq!(least(load(3, 1), Some(load(3, 1))), "least:3=3");
         assert_eq!(least(load(7, 10), Some(load(3, 1))), "least:7/10<3/1");
-        let two = Why::PowerOfTwo { own: load(3, 5), other: Some(load(7, 5)) };
+        let two = Ground::PowerOfTwo { own: load(3, 5), other: Some(load(7, 5)) };
         assert_eq!(said(two), "power-of-two:3<7");
     }
 
