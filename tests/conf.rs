@@ -96,9 +96,11 @@ fn the_reference_shows_every_key_in_its_table() {
 #[test]
 fn what_the_reference_comments_out_holds_too() {
     let text = with_every_key().replace("\"least-connections\"", "\"consistent-hash\"");
+    let text = text + "\n[pool.web-static]\nservers = [\"192.0.2.20:8080\"]\n"; // what it falls back to
     let plan = config::parse("all.toml", &text).unwrap().plan;
     assert_eq!(plan.listeners[0].max_connections, Some(10_000));
     assert_eq!(plan.pools[0].health_check.as_ref().unwrap().port, Some(8008));
+    assert_eq!(plan.pools[0].fallback.as_deref(), Some("web-static"));
     assert_eq!(plan.pools[0].hash_key, Pool::new("web", Vec::new()).hash_key);
 }
 

@@ -53,7 +53,7 @@ codes! {
     BadQuantity = "E0104", "A duration is one whole number and one unit in quotes: \"250ms\", \"2s\", \"5m\", \
         \"1h\", \"7d\". A share is a number and a percent sign in quotes: \"10%\".";
     OutOfRange = "E0105", "The value is of the right type, but smaller or larger than the key allows.";
-    UnknownPool = "E0106", "A listener names a pool that the file does not define.";
+    UnknownPool = "E0106", "A listener, or the `fallback` of a pool, names a pool that the file does not define.";
     NoWeight = "E0107", "Every server of the pool has weight 0, so none may ever get a connection. A server with \
         weight 0 is passed over; one at least needs a positive weight.";
     MissingKey = "E0108", "A key that has no default is missing: a listener needs `bind` and `pool`, a pool \
@@ -72,7 +72,11 @@ codes! {
     NoListener = "E0115", "The file defines no listener, so nobody could connect.";
     Loop = "E0116", "A listener's pool holds an address of that same listener: each connection would come back \
         in as a new one until no descriptor is left.";
-    UnusedPool = "W0001", "No listener uses the pool, so it gets no traffic.";
+    FallbackLoop = "E0120", "A chain of `fallback` comes back to a pool that was asked before: it would be asked \
+        again and again for a client that nobody can serve.";
+    LongFallback = "E0121", "More pools follow each other by `fallback` than Tidegate asks for one client, who \
+        waits meanwhile.";
+    UnusedPool = "W0001", "No listener uses the pool and none falls back to it, so it gets no traffic.";
     NoEffect = "W0002", "The key is understood, but another key keeps it from having any effect.";
     SlowCheck = "W0003", "A health check may take longer than the time between two checks: failures are then \
         noticed later than `interval` and `fall` promise.";

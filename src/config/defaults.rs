@@ -126,6 +126,7 @@ impl Pool {
             connect_timeout: CONNECT_TIMEOUT,
             tcp: Tcp::default(),
             on_no_server: ON_NO_SERVER,
+            fallback: None,
             health_check: None,
         }
     }

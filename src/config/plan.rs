@@ -23,6 +23,12 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The pool of that name and those that it falls back to, in the order in which they are asked.
+    pub fn chain<'p>(&'p self, name: &str) -> impl Iterator<Item = &'p Pool> {
+        let next = |pool: &&Pool| pool.fallback.as_deref().and_then(|name| self.pool(name));
+        std::iter::successors(self.pool(name), next).take(1 + FALLBACKS_MAX)
+    }
+
     /// The pool of that name. A listener's pool always exists: `check.rs` saw to it.
     pub fn pool(&self, name: &str) -> Option<&Pool> {
         self.pools.iter().find(|pool| pool.name == name)
@@ -158,9 +164,15 @@ pub struct Pool {
     /// The server's side.
     pub tcp: Tcp,
     pub on_no_server: OnNoServer,
+    /// The pool that is asked when this one has no server left; it exists, and no chain of them comes
+    /// back to where it began or is longer than [`FALLBACKS_MAX`].
+    pub fallback: Option<String>,
     /// `None`: the servers are taken to be up.
     pub health_check: Option<HealthCheck>,
 }
+
+/// Pools that are asked after the first one. A client waits while each of them is tried.
+pub const FALLBACKS_MAX: usize = 4;
 
 words! {
     /// What a client gets when its pool has no server.

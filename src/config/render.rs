@@ -129,6 +129,9 @@ fn pool(pool: &Pool, out: &mut Out) {
     out.unless("connect_timeout", &pool.connect_timeout, &defaults::CONNECT_TIMEOUT, length);
     tcp(&pool.tcp, out);
     out.unless("on_no_server", &pool.on_no_server, &defaults::ON_NO_SERVER, |word| text(word.word()));
+    if let Some(fallback) = &pool.fallback {
+        out.key("fallback", text(fallback));
+    }
     match &pool.health_check {
         Some(check) => health_check(&name, check, out),
         None => out.text.push_str("# Without a table health_check, every server is taken to be up.\n"),
@@ -300,10 +303,14 @@ mod tests {
     fn pool(number: u16) -> impl Strategy<Value = Pool> {
         let servers = (0..3u16).map(server).collect::<Vec<_>>();
         let words = (word(Balance::ALL), word(HashKey::ALL));
+        // Only the first one may, or they would form a loop.
+        let fallback = any::<bool>().prop_map(move |falls| (falls && number == 0).then(|| "p-1".to_owned()));
+        let words = (words, fallback);
         (servers, words, 1..100u32, duration(1), tcp(), prop::option::of(health_check())).prop_map(
-            move |(servers, (balance, hash_key), attempts, connect_timeout, tcp, health_check)| Pool {
-                balance,
-                hash_key,
+            move |(servers, (words, fallback), attempts, connect_timeout, tcp, health_check)| Pool {
+                balance: words.0,
+                hash_key: words.1,
+                fallback,
                 retry: Retry { attempts },
                 connect_timeout,
                 tcp,

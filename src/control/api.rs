@@ -69,6 +69,8 @@ pub struct Listener {
 pub struct Pool {
     pub name: String,
     pub balance: String,
+    /// The pool that is asked when this one has no server left.
+    pub fallback: Option<String>,
     pub servers_up: usize,
     pub servers_total: usize,
     pub active: usize,

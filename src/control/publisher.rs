@@ -121,8 +121,8 @@ impl Publisher {
 
     fn publish(&mut self, plan: &Plan) {
         let previous = Arc::clone(&self.current);
-        let pools: BTreeMap<_, _> =
-            plan.pools.iter().map(|pool| (pool.name.clone(), Arc::new(self.pool(pool, &previous)))).collect();
+        let loose = plan.pools.iter().map(|pool| (pool.name.clone(), self.pool(pool, &previous)));
+        let pools = linked(loose.collect(), BTreeMap::new());
         let listeners = plan
             .listeners
             .iter()
@@ -149,13 +149,17 @@ impl Publisher {
             Arc::new(ListenerLive { name, room: Room::new(limit), stats: PerWorker::new(workers) })
         });
         live.room.set_limit(limit);
-        let path = (plan.name.clone(), plan.pool.clone());
-        let flow = self
-            .registry
-            .flows
-            .entry(path)
-            .or_insert_with(|| Arc::new(Flow::new(plan.name.clone(), plan.pool.clone(), workers)));
-        Listener { plan: plan.clone(), live: Arc::clone(live), pool, flow: Arc::clone(flow) }
+        let live = Arc::clone(live);
+        let flow = self.flow(&plan.name, &plan.pool);
+        let fallback_flows =
+            pool.chain().skip(1).map(|pool| self.flow(&plan.name, &pool.plan.name)).collect();
+        Listener { plan: plan.clone(), live, pool, flow, fallback_flows }
+    }
+
+    fn flow(&mut self, listener: &str, pool: &str) -> Arc<Flow> {
+        let workers = self.workers;
+        let new = || Arc::new(Flow::new(listener.to_owned(), pool.to_owned(), workers));
+        Arc::clone(self.registry.flows.entry((listener.to_owned(), pool.to_owned())).or_insert_with(new))
     }
 
     fn pool(&mut self, plan: &plan::Pool, previous: &Snapshot) -> Pool {
@@ -189,21 +193,28 @@ impl Publisher {
         Arc::clone(live)
     }
 
-    /// The same world with one pool replaced; all else is shared with the snapshot before.
+    /// The same world with one pool replaced, and with it the pools that fall back to it; all else is
+    /// shared with the snapshot before.
     fn replace_pool(&mut self, changed: Pool) {
-        let changed = Arc::new(changed);
         let old = &self.current;
-        let mut pools = old.pools.clone();
-        pools.insert(changed.plan.name.clone(), Arc::clone(&changed));
+        let leads_to_it = |pool: &Arc<Pool>| pool.chain().any(|pool| pool.plan.name == changed.plan.name);
+        let (stale, kept): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            old.pools.clone().into_iter().partition(|(_, pool)| leads_to_it(pool));
+        let mut loose: BTreeMap<_, _> =
+            stale.iter().map(|(name, pool)| (name.clone(), unlinked(pool))).collect();
+        loose.insert(changed.plan.name.clone(), changed);
+        let pools = linked(loose, kept);
         let listeners = old.listeners.iter().map(|(name, listener)| {
-            if listener.pool.plan.name != changed.plan.name {
+            let pool = pools.get(&listener.pool.plan.name).unwrap_or(&listener.pool);
+            if Arc::ptr_eq(pool, &listener.pool) {
                 return (name.clone(), Arc::clone(listener));
             }
             let listener = Listener {
                 plan: listener.plan.clone(),
                 live: Arc::clone(&listener.live),
-                pool: Arc::clone(&changed),
+                pool: Arc::clone(pool),
                 flow: Arc::clone(&listener.flow),
+                fallback_flows: listener.fallback_flows.clone(),
             };
             (name.clone(), Arc::new(listener))
         });
@@ -214,6 +225,40 @@ impl Publisher {
             listeners: listeners.collect(),
             pools,
         });
+    }
+}
+
+/// Gives each loose pool its fallback, from among them or from those that are linked already. The pools
+/// at the ends of the chains come first, so there are no more rounds than a chain is long.
+fn linked(
+    mut loose: BTreeMap<String, Pool>,
+    mut linked: BTreeMap<String, Arc<Pool>>,
+) -> BTreeMap<String, Arc<Pool>> {
+    while !loose.is_empty() {
+        let is_ready = |pool: &Pool| pool.plan.fallback.as_ref().is_none_or(|name| linked.contains_key(name));
+        let (ready, rest): (BTreeMap<_, _>, _) = loose.into_iter().partition(|(_, pool)| is_ready(pool));
+        // `check.rs` saw to it that every chain ends; in one that did not, nobody would have a fallback.
+        let (ready, rest) = if ready.is_empty() { (rest, ready) } else { (ready, rest) };
+        let fallback_of =
+            |pool: &Pool| pool.plan.fallback.as_ref().and_then(|name| linked.get(name)).cloned();
+        let ready: Vec<_> = ready
+            .into_iter()
+            .map(|(name, pool)| (name, Arc::new(Pool { fallback: fallback_of(&pool), ..pool })))
+            .collect();
+        linked.extend(ready);
+        loose = rest;
+    }
+    linked
+}
+
+/// The same pool, to be given its fallback anew.
+fn unlinked(pool: &Pool) -> Pool {
+    Pool {
+        plan: pool.plan.clone(),
+        live: Arc::clone(&pool.live),
+        servers: pool.servers.clone(),
+        chooser: pool.chooser.clone(),
+        fallback: None,
     }
 }
 
@@ -255,7 +300,7 @@ fn finished(plan: plan::Pool, live: Arc<PoolLive>, servers: Vec<Server>, before:
         Some(before) => before.chooser.rebuilt(plan.balance, members),
         None => Chooser::new(plan.balance, members),
     };
-    Pool { plan, live, servers, chooser }
+    Pool { plan, live, servers, chooser, fallback: None }
 }
 
 /// Who may be chosen: servers that are up. Where none is, those not checked yet stand in, since
@@ -379,6 +424,31 @@ mod tests {
         assert_eq!((back.live.room.taken(), back.state), (1, State::Checking));
         assert!(publisher.retired().is_empty());
         drop(place);
+    }
+
+    #[test]
+    fn a_change_of_health_is_seen_through_every_pool_that_falls_back_to_it() {
+        let mut plan = plan_of("api", &["a"]);
+        for (name, fallback) in [("second", Some("third")), ("third", None), ("other", None)] {
+            let fallback = fallback.map(str::to_owned);
+            plan.pools.push(plan::Pool { name: name.into(), fallback, ..plan.pools[0].clone() });
+        }
+        plan.pools[0].fallback = Some("second".into());
+        let mut publisher = Publisher::new(&plan, 1, 100);
+        let before = publisher.snapshot();
+        let names = |pool: &Arc<Pool>| pool.chain().map(|pool| pool.plan.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&before.listeners["web"].pool), ["api", "second", "third"]);
+
+        assert!(publisher.set_state(&key("third", &plan.pools[2].servers[0]), State::Down));
+
+        let after = publisher.snapshot();
+        let web = &after.listeners["web"];
+        assert_eq!(names(&web.pool), ["api", "second", "third"]);
+        assert_eq!(web.pool.chain().last().expect("three").servers[0].state, State::Down);
+        assert_eq!(after.pools["second"].chain().last().expect("two").servers[0].state, State::Down);
+        assert!(Arc::ptr_eq(&before.pools["other"], &after.pools["other"]));
+        let flows: Vec<_> = web.fallback_flows.iter().map(|flow| flow.pool.as_str()).collect();
+        assert_eq!(flows, ["second", "third"]);
     }
 
     #[test]

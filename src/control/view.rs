@@ -69,6 +69,7 @@ pub fn pools(desk: &Desk) -> Vec<api::Pool> {
     let shown = |pool: &Pool| api::Pool {
         name: pool.plan.name.clone(),
         balance: pool.plan.balance.to_string(),
+        fallback: pool.plan.fallback.clone(),
         servers_up: servers_in(pool, State::Up),
         servers_total: pool.servers.len(),
         active: pool.servers.iter().map(|server| server.live.room.taken()).sum(),
@@ -154,7 +155,10 @@ fn why_pool(pool: &Pool) -> String {
         Some(tier) if Some(tier) != first => {
             told.push(format!("tier {tier} serves: no lower one has a server that is up and has room left"));
         }
-        _ => {}
+        Some(_) => {}
+        None => {
+            told.extend(pool.plan.fallback.as_ref().map(|name| format!("clients go to the pool `{name}`")));
+        }
     }
     told.join("; ")
 }
@@ -166,10 +170,11 @@ pub fn who_serves(snapshot: &Snapshot, pool: &str) -> Option<(bool, String)> {
     let of = |server: &&Server| server.plan.weight > 0;
     let up = pool.servers.iter().filter(of).filter(|server| server.state == State::Up);
     let first = pool.servers.iter().filter(of).map(|server| server.plan.tier).min();
-    Some(match up.map(|server| server.plan.tier).min() {
-        None => (false, "no server is up".into()),
-        tier if tier == first => (true, "its servers serve".into()),
-        Some(tier) => (false, format!("tier {tier} serves: no server of a lower tier is up")),
+    Some(match (up.map(|server| server.plan.tier).min(), &pool.plan.fallback) {
+        (None, None) => (false, "no server is up".into()),
+        (None, Some(fallback)) => (false, format!("no server is up, clients go to the pool `{fallback}`")),
+        (tier, _) if tier == first => (true, "its servers serve".into()),
+        (Some(tier), _) => (false, format!("tier {tier} serves: no server of a lower tier is up")),
     })
 }
 
@@ -276,7 +281,7 @@ mod tests {
         );
         assert_eq!(
             keys(first(serde_json::to_value(pools(&desk)).expect("JSON"))),
-            "active balance name queued servers_total servers_up state why"
+            "active balance fallback name queued servers_total servers_up state why"
         );
         assert_eq!(
             keys(first(serde_json::to_value(servers(&desk)).expect("JSON"))),

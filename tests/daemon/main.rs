@@ -7,6 +7,7 @@ mod account; // every connection ends in one word, and all views tell the same o
 mod choose; // which server, and what happens when it does not take the client
 mod exhausted; // descriptors and ports run out
 mod fallback; // io_uring is denied, missing or short of something
+mod fallback_pool; // another pool's servers, when one has none left
 mod limits; // never more than N
 mod observe; // what operators see
 mod peers; // scripted servers and clients

@@ -134,6 +134,7 @@ pub const POOL: Keys = Keys {
         "tcp_keepalive",
         "tcp_user_timeout",
         "on_no_server",
+        "fallback",
         "health_check",
     ],
     foreign: &[
@@ -154,6 +155,9 @@ pub const POOL: Keys = Keys {
         ("timeout_connect", "connect_timeout"),
         ("proxy_connect_timeout", "connect_timeout"),
         ("keepalive", "tcp_keepalive"),
+        ("backup", "fallback"),
+        ("failover", "fallback"),
+        ("fallback_pool", "fallback"),
     ],
 };
 

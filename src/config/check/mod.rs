@@ -11,6 +11,7 @@ mod leaf; // single values
 mod listener; // [listener.NAME]
 mod pool; // [pool.NAME] and its servers
 mod process; // [process], [admin], [log]
+mod fallback; // from pool to pool, without coming back
 mod section; // one table under its rules // what must fit together: pools, ports, loops
 
 use super::file::{Entry, File, Kind, Value};

@@ -27,6 +27,7 @@ pub struct PoolAt {
     pub plan: Pool,
     pub name_span: Range<usize>,
     pub server_spans: HashMap<SocketAddr, Range<usize>>,
+    pub fallback_span: Option<Range<usize>>,
 }
 
 /// A server and where it says so.
@@ -43,6 +44,7 @@ pub fn pool(entry: &Entry, common: &Common, found: &mut Mistakes) -> PoolAt {
         plan: Pool::new(name, Vec::new()),
         name_span: entry.key_span.clone(),
         server_spans: HashMap::new(),
+        fallback_span: None,
     };
     let Kind::Table(table) = &entry.value.kind else {
         let field = Field { key: "pool", value: &entry.value };
@@ -63,6 +65,10 @@ pub fn pool(entry: &Entry, common: &Common, found: &mut Mistakes) -> PoolAt {
     at.plan.retry = own.retry;
     at.plan.tcp = common::tcp(&section, common.tcp, found);
     at.plan.hash_key = hash_key(&section, own.balance, found).unwrap_or(at.plan.hash_key);
+    if let Some(field) = section.get("fallback") {
+        at.plan.fallback = leaf::text(field, "the name of a pool", found).map(str::to_owned);
+        at.fallback_span = at.plan.fallback.is_some().then(|| field.value.span.clone());
+    }
     at.plan.health_check = section.get("health_check").and_then(|field| health_check(name, field, found));
     at
 }
