@@ -7,8 +7,10 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use crate::core::limit::Places;
+use crate::core::slow_start::Share;
 use crate::telemetry::counters::PerWorker;
 use crate::telemetry::stats::{ListenerStats, ServerStats};
 
@@ -164,5 +166,42 @@ pub struct ServerLive {
     pub name: String,
     pub address: SocketAddr,
     pub room: Arc<Room>,
+    pub warmup: Warmup,
     pub stats: PerWorker<ServerStats>,
+}
+
+/// When a server began to take its share of the traffic little by little.
+#[derive(Debug)]
+pub struct Warmup {
+    made: Instant,
+    /// Milliseconds since `made`, and one more; 0 is never.
+    begun: AtomicU64,
+}
+
+impl Warmup {
+    pub fn new() -> Self {
+        Warmup { made: Instant::now(), begun: AtomicU64::new(0) }
+    }
+
+    pub fn begin(&self, now: Instant) {
+        let since = now.saturating_duration_since(self.made).as_millis();
+        self.begun.store(u64::try_from(since).unwrap_or(u64::MAX - 1) + 1, Ordering::Relaxed);
+    }
+
+    pub fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Relaxed) > 0
+    }
+
+    /// Its share now, where it has its full weight `over` that time.
+    pub fn share(&self, over: Duration, now: Instant) -> Share {
+        let Some(begun) = self.begun.load(Ordering::Relaxed).checked_sub(1) else { return Share::FULL };
+        let since_made = now.saturating_duration_since(self.made);
+        Share::after(since_made.saturating_sub(Duration::from_millis(begun)), over)
+    }
+}
+
+impl Default for Warmup {
+    fn default() -> Self {
+        Warmup::new()
+    }
 }

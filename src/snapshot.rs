@@ -5,10 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::config::plan;
 use crate::core::balance::Chooser;
 use crate::core::health;
+use crate::core::slow_start::Share;
 use crate::live::{ListenerLive, Loads, PoolLive, Room, ServerLive};
 use crate::telemetry::stats::Flow;
 
@@ -52,6 +54,13 @@ impl Pool {
     /// This pool and those that it falls back to, in the order in which they are asked.
     pub fn chain(self: &Arc<Self>) -> impl Iterator<Item = &Arc<Pool>> {
         std::iter::successors(Some(self), |pool| pool.fallback.as_ref()).take(1 + plan::FALLBACKS_MAX)
+    }
+}
+
+impl Pool {
+    /// How much of its weight a server of this pool has.
+    pub fn share(&self, server: &Server, now: impl FnOnce() -> Instant) -> Share {
+        self.plan.slow_start.map_or(Share::FULL, |over| server.live.warmup.share(over, now()))
     }
 }
 

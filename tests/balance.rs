@@ -5,20 +5,29 @@
 
 use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use proptest::prelude::*;
-use tidegate::core::balance::{Ask, Choice, Chooser, Field, HashKey, Kind, Load, Member, key};
+use tidegate::core::balance::{Ask, Choice, Chooser, Field, HashKey, Kind, Member, key};
+use tidegate::core::slow_start::Share;
 
 /// Servers that can be closed and hold connections.
 #[derive(Clone, Debug, Default)]
 struct Fleet {
     closed: RefCell<Vec<bool>>,
     active: RefCell<Vec<usize>>,
+    /// Of those that warm up; all others have all of their weight.
+    shares: Vec<Share>,
+}
+
+/// A share in percent; from 5 on.
+fn percent(percent: u64) -> Share {
+    Share::after(Duration::from_secs(percent), Duration::from_secs(100))
 }
 
 impl Fleet {
     fn idle(count: usize) -> Self {
-        Fleet { closed: vec![false; count].into(), active: vec![0; count].into() }
+        Fleet { closed: vec![false; count].into(), active: vec![0; count].into(), shares: Vec::new() }
     }
 
     fn close(&self, server: usize) {
@@ -36,6 +45,9 @@ impl Field for Fleet {
     }
     fn active(&self, server: usize) -> usize {
         self.active.borrow()[server]
+    }
+    fn share(&self, server: usize) -> Share {
+        self.shares.get(server).copied().unwrap_or(Share::FULL)
     }
 }
 
@@ -301,12 +313,94 @@ fn a_standby_server_that_comes_or_goes_moves_no_key() {
     assert_eq!(owners(&after, &more), before);
 }
 
+const KNOW_WEIGHTS: [Kind; 5] =
+    [Kind::RoundRobin, Kind::Random, Kind::PowerOfTwo, Kind::LeastConnections, Kind::ConsistentHash];
+
+#[test]
+fn a_server_that_warms_up_gets_its_share_and_no_flood() {
+    for kind in KNOW_WEIGHTS {
+        let share = |of| {
+            let fleet = Fleet { shares: vec![percent(of)], ..Fleet::idle(4) };
+            let counts = tally(kind, &EQUAL, &fleet, 40_000);
+            assert!(counts[1..].iter().all(|count| counts[0] <= *count), "{kind}: {counts:?}");
+            counts[0]
+        };
+        let all = 10_000_f64;
+        for of in [5, 20, 50, 80] {
+            let (got, most) = (share(of) as f64, all * of as f64 / 100.0);
+            // Power of two meets the other servers in pairs: one that is drawn loses no tie to the second.
+            assert!((most * 0.6..=most * 1.3).contains(&got), "{kind}: {got} of {most} at {of} %");
+        }
+        assert!(share(5) < share(20) && share(20) < share(50) && share(50) < share(80), "{kind}");
+    }
+}
+
+#[test]
+fn connections_that_stay_do_not_pile_up_on_a_server_that_is_empty_because_it_is_new() {
+    // The herd: by least connections a server that comes back empty gets everybody until it is as full
+    // as the others.
+    for kind in [Kind::LeastConnections, Kind::PowerOfTwo] {
+        let (chooser, mut dice) = (Chooser::new(kind, members(&EQUAL)), Dice(5));
+        let mut fleet = Fleet { active: vec![0, 1000, 1000, 1000].into(), ..Fleet::idle(4) };
+        for of in [5, 20, 50] {
+            fleet.shares = vec![percent(of)];
+            for turn in 0..1000 {
+                fleet.connect(chooser.pick(&dice.ask(turn), &fleet).unwrap().server);
+            }
+            let (new, others) = (fleet.active(0), fleet.active(1).max(fleet.active(2)).max(fleet.active(3)));
+            assert!(
+                (10..=others * of as usize / 100 + 1).contains(&new),
+                "{kind}: {new} at {of} % of {others}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_server_that_is_alone_serves_however_little_it_has_warmed_up() {
+    for kind in Kind::ALL {
+        let fleet = Fleet { shares: vec![percent(5); 2], ..Fleet::idle(2) };
+        fleet.close(1);
+        assert_eq!(tally(*kind, &[100, 100], &fleet, 500), [500, 0], "{kind}");
+    }
+}
+
+#[test]
+fn servers_that_warm_up_together_share_evenly() {
+    for kind in KNOW_WEIGHTS {
+        let fleet = Fleet { shares: vec![percent(5); 4], ..Fleet::idle(4) };
+        let counts = tally(kind, &EQUAL, &fleet, 50_000);
+        assert!(chi_square(&counts, &EQUAL) < CHI_SQUARE_3, "{kind}: {counts:?}");
+    }
+}
+
+#[test]
+fn while_a_server_warms_up_each_key_moves_to_it_once_and_none_moves_elsewhere() {
+    let all = members(&[100; 5]);
+    let chooser = hashing(&all);
+    let mut dice = Dice(8);
+    for turn in 0..2000 {
+        let ask = dice.ask(turn);
+        let home = |of| {
+            let fleet = Fleet { shares: vec![percent(of)], ..Fleet::idle(5) };
+            chooser.pick(&ask, &fleet).unwrap().server
+        };
+        let homes = [5, 20, 40, 60, 80, 100].map(home);
+        let other = homes.iter().find(|home| **home != 0);
+        assert!(homes.iter().all(|home| *home == 0 || Some(home) == other), "{homes:?}");
+        assert!(homes.is_sorted_by_key(|home| *home == 0), "{homes:?}");
+    }
+}
+
 /// A pool and the moment of a pick: members, who is closed, how busy each is.
 fn scene() -> impl Strategy<Value = (Vec<Member>, Fleet)> {
-    let server = (0_u32..4, prop::bool::weighted(0.8), prop::bool::weighted(0.2), 0_usize..6, 0_u8..3);
-    prop::collection::vec(server, 0..9).prop_map(|servers| {
-        let (mut all, fleet) = (Vec::new(), Fleet::default());
-        for (place, (weight, is_eligible, is_closed, active, tier)) in servers.into_iter().enumerate() {
+    let counts = (0_usize..6, 0_u8..3, 5_u64..150);
+    let server = (0_u32..4, prop::bool::weighted(0.8), prop::bool::weighted(0.2), counts);
+    (prop::collection::vec(server, 0..9), any::<bool>()).prop_map(|(servers, is_warm)| {
+        let (mut all, mut fleet) = (Vec::new(), Fleet::default());
+        for (place, (weight, is_eligible, is_closed, counts)) in servers.into_iter().enumerate() {
+            let (active, tier, share) = counts;
+            fleet.shares.push(if is_warm { Share::FULL } else { percent(share) });
             all.push(Member { is_eligible, tier, ..member(&format!("s{place}"), weight * 7) });
             fleet.closed.borrow_mut().push(is_closed);
             fleet.active.borrow_mut().push(active);
@@ -321,7 +415,7 @@ fn may_be_picked(all: &[Member], fleet: &Fleet, server: usize) -> bool {
 
 /// No open server of its tier carries strictly less per weight than the one that was chosen.
 fn is_least(all: &[Member], fleet: &Fleet, choice: Choice) -> bool {
-    let load = |server: usize| Load { active: fleet.active(server), weight: all[server].weight };
+    let load = |server: usize| fleet.load(server, all[server].weight);
     let of_tier = (0..all.len()).filter(|server| all[*server].tier == all[choice.server].tier);
     of_tier
         .filter(|server| may_be_picked(all, fleet, *server))
@@ -345,7 +439,8 @@ proptest! {
             while let Some(choice) = chooser.pick(&ask, &fleet) {
                 prop_assert!(may_be_picked(&all, &fleet, choice.server), "{choice:?} of {all:?}");
                 prop_assert_eq!(chooser.pick(&ask, &fleet), Some(choice)); // asked again, the same
-                let is_fair = *kind != Kind::LeastConnections || is_least(&all, &fleet, choice);
+                let is_warm = fleet.shares.iter().all(|share| share.is_full());
+                let is_fair = *kind != Kind::LeastConnections || !is_warm || is_least(&all, &fleet, choice);
                 prop_assert!(is_fair, "{choice:?} of {all:?} in {fleet:?}");
                 visited.push(choice.server);
                 fleet.close(choice.server);

@@ -37,6 +37,8 @@ pub const HASH_KEY: HashKey = HashKey::SourceIp;
 pub const WEIGHT: u32 = 100;
 /// Waiting in the kernel's queue costs nothing and loses nobody.
 pub const WHEN_FULL: WhenFull = WhenFull::Wait;
+/// Off: it is for servers with caches to fill or code to compile, and the operator knows which.
+pub const SLOW_START: Option<Duration> = None;
 pub const ON_NO_SERVER: OnNoServer = OnNoServer::Refuse;
 
 impl Default for Process {
@@ -126,6 +128,7 @@ impl Pool {
             connect_timeout: CONNECT_TIMEOUT,
             tcp: Tcp::default(),
             on_no_server: ON_NO_SERVER,
+            slow_start: SLOW_START,
             fallback: None,
             health_check: None,
         }

@@ -164,6 +164,8 @@ pub struct Pool {
     /// The server's side.
     pub tcp: Tcp,
     pub on_no_server: OnNoServer,
+    /// How long a server that is new or has come back takes to get its full weight; `None` is no time.
+    pub slow_start: Option<Duration>,
     /// The pool that is asked when this one has no server left; it exists, and no chain of them comes
     /// back to where it began or is longer than [`FALLBACKS_MAX`].
     pub fallback: Option<String>,

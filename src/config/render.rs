@@ -129,6 +129,7 @@ fn pool(pool: &Pool, out: &mut Out) {
     out.unless("connect_timeout", &pool.connect_timeout, &defaults::CONNECT_TIMEOUT, length);
     tcp(&pool.tcp, out);
     out.unless("on_no_server", &pool.on_no_server, &defaults::ON_NO_SERVER, |word| text(word.word()));
+    out.unless("slow_start", &pool.slow_start, &defaults::SLOW_START, length_or_off);
     if let Some(fallback) = &pool.fallback {
         out.key("fallback", text(fallback));
     }
@@ -305,17 +306,20 @@ mod tests {
         let words = (word(Balance::ALL), word(HashKey::ALL));
         // Only the first one may, or they would form a loop.
         let fallback = any::<bool>().prop_map(move |falls| (falls && number == 0).then(|| "p-1".to_owned()));
-        let words = (words, fallback);
+        let words = (words, fallback, prop::option::of(duration(1)));
         (servers, words, 1..100u32, duration(1), tcp(), prop::option::of(health_check())).prop_map(
-            move |(servers, (words, fallback), attempts, connect_timeout, tcp, health_check)| Pool {
-                balance: words.0,
-                hash_key: words.1,
-                fallback,
-                retry: Retry { attempts },
-                connect_timeout,
-                tcp,
-                health_check,
-                ..Pool::new(format!("p-{number}"), servers)
+            move |(servers, (words, fallback, slow_start), attempts, connect_timeout, tcp, health_check)| {
+                Pool {
+                    balance: words.0,
+                    hash_key: words.1,
+                    slow_start,
+                    fallback,
+                    retry: Retry { attempts },
+                    connect_timeout,
+                    tcp,
+                    health_check,
+                    ..Pool::new(format!("p-{number}"), servers)
+                }
             },
         )
     }

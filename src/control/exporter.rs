@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Error;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::checks::Checked;
 use super::desk::Desk;
@@ -142,8 +142,13 @@ fn servers_now(snapshot: &Snapshot, page: &mut Page<'_>) -> Result<(), Error> {
     let up =
         all().map(|(labels, server)| Sample::of(&labels, f64::from(u8::from(server.state == State::Up))));
     page.gauge("server_up", "1 when the server is up", up)?;
-    let weights = all().map(|(labels, server)| Sample::of(&labels, f64::from(server.plan.weight)));
-    page.gauge("server_weight", "Share of the traffic against the other servers", weights)
+    let weights = snapshot.pools.values().flat_map(|pool| {
+        let weight = |server: &Server| pool.share(server, Instant::now).of(server.plan.weight);
+        let weights = pool.servers.iter().map(|server| Sample::of(&labels_of(pool, server), weight(server)));
+        weights.collect::<Vec<_>>()
+    });
+    let help = "Share of the traffic against the other servers, less while a slow start lasts";
+    page.gauge("server_weight", help, weights)
 }
 
 fn labels_of<'a>(pool: &'a Pool, server: &'a Server) -> [(&'static str, &'a str); 2] {

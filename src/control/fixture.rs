@@ -55,6 +55,7 @@ pub fn plan_of(pool: &str, servers: &[&str]) -> Plan {
             connect_timeout: Duration::from_secs(1),
             tcp,
             on_no_server: OnNoServer::Refuse,
+            slow_start: None,
             fallback: None,
             health_check: None,
         }],

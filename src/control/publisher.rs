@@ -8,11 +8,12 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::config::plan::{self, Auto, Plan};
 use crate::core::balance::{Chooser, Member};
 use crate::core::health::State;
-use crate::live::{ListenerLive, Loads, PoolLive, Room, ServerLive};
+use crate::live::{ListenerLive, Loads, PoolLive, Room, ServerLive, Warmup};
 use crate::snapshot::{Listener, Pool, Server, Snapshot};
 use crate::telemetry::counters::PerWorker;
 use crate::telemetry::stats::Flow;
@@ -92,8 +93,13 @@ impl Publisher {
     pub fn set_state(&mut self, key: &ServerKey, state: State) -> bool {
         let Some(pool) = self.current.pools.get(&key.pool) else { return false };
         let is_it = |server: &Server| server.plan.name == key.name && server.plan.address == key.address;
-        if !pool.servers.iter().any(|server| is_it(server) && server.state != state) {
+        let Some(server) = pool.servers.iter().find(|server| is_it(server) && server.state != state) else {
             return false;
+        };
+        // At the first check of all, everybody is new and nobody needs to begin slowly.
+        let is_back = server.state != State::Checking || server.live.warmup.has_begun();
+        if state == State::Up && is_back {
+            server.live.warmup.begin(Instant::now());
         }
         let servers = pool.servers.iter().map(|server| Server {
             plan: server.plan.clone(),
@@ -173,6 +179,11 @@ impl Publisher {
                 live: self.server_live(&plan.name, server),
                 state: state_at_start(plan, server, before),
             })
+            .inspect(|server| {
+                if before.is_some_and(|before| is_new(server, before)) {
+                    server.live.warmup.begin(Instant::now());
+                }
+            })
             .collect();
         finished(plan.clone(), live, servers, before)
     }
@@ -186,6 +197,7 @@ impl Publisher {
                 name: plan.name.clone(),
                 address: plan.address,
                 room: Room::new(limit),
+                warmup: Warmup::new(),
                 stats: PerWorker::new(workers),
             })
         });
@@ -290,6 +302,12 @@ fn state_at_start(plan: &plan::Pool, server: &plan::Server, before: Option<&Arc<
             pool.servers.iter().find(|old| old.plan.name == server.name && old.plan.address == server.address)
         })
         .map_or(State::Checking, |old| old.state)
+}
+
+/// A server that others have been serving without: it was not there, or had no weight.
+fn is_new(server: &Server, before: &Pool) -> bool {
+    let was_there = |old: &Server| Arc::ptr_eq(&old.live, &server.live) && old.plan.weight > 0;
+    server.plan.weight > 0 && !before.servers.iter().any(was_there)
 }
 
 /// The pool with its chooser: the one place where a chooser is made. The one before lends its
@@ -449,6 +467,32 @@ mod tests {
         assert!(Arc::ptr_eq(&before.pools["other"], &after.pools["other"]));
         let flows: Vec<_> = web.fallback_flows.iter().map(|flow| flow.pool.as_str()).collect();
         assert_eq!(flows, ["second", "third"]);
+    }
+
+    #[test]
+    fn who_is_new_or_has_come_back_begins_slowly_and_nobody_else() {
+        let mut plan = plan_of("api", &["a", "b", "idle"]);
+        plan.pools[0].health_check = Some(a_check());
+        plan.pools[0].servers[2].weight = 0;
+        let new = plan.pools[0].servers.remove(1);
+        let mut publisher = Publisher::new(&plan, 1, 100);
+        let begun = |publisher: &Publisher| {
+            let pool = Arc::clone(&publisher.snapshot().pools["api"]);
+            let begun = pool.servers.iter().filter(|server| server.live.warmup.has_begun());
+            begun.map(|server| server.plan.name.clone()).collect::<Vec<_>>()
+        };
+        let a = key("api", &plan.pools[0].servers[0]);
+        publisher.set_state(&a, State::Up);
+        publisher.apply(&plan);
+        assert!(begun(&publisher).is_empty(), "all began together, and a reload changes nothing of it");
+
+        plan.pools[0].servers.push(new);
+        plan.pools[0].servers[1].weight = 100;
+        publisher.apply(&plan);
+        assert_eq!(begun(&publisher), ["idle", "b"]);
+        publisher.set_state(&a, State::Down);
+        publisher.set_state(&a, State::Up);
+        assert_eq!(begun(&publisher), ["a", "idle", "b"]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use super::checks::{Checked, Found, Last};
 use super::desk::Desk;
 use super::publisher::ServerKey;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::core::health::State;
 use crate::snapshot::{Listener, Pool, Server, Snapshot};
@@ -191,6 +192,10 @@ fn why_server(pool: &Pool, server: &Server, last: Option<&Last>) -> String {
         (State::Checking, _) => "waiting for its first check".into(),
         (State::Up, _) if server.plan.weight == 0 => "weight 0: gets no new connections".into(),
         (State::Up, _) if server.live.room.is_full() => "at its max_connections".into(),
+        (State::Up, _) if !pool.share(server, Instant::now).is_full() => {
+            let share = pool.share(server, Instant::now).of(100);
+            format!("slow start: has {share:.0}% of its weight")
+        }
         (State::Up, _) if server.plan.tier > 0 => match serving_tier(pool) {
             Some(tier) if tier < server.plan.tier => format!("stands by while tier {tier} serves"),
             _ => format!("serves for the tiers below {}", server.plan.tier),

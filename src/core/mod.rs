@@ -4,4 +4,5 @@ pub mod outcome; // how a connection ended, in one word
 pub mod limit; // how many at once
 pub mod health; // up or down, from the results of checks
 pub mod spread; // which worker serves a client
+pub mod slow_start; // how much a server gets that has only just begun
 pub mod balance; // which server takes a connection

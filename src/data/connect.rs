@@ -21,6 +21,7 @@ use super::worker::Worker;
 use crate::config::plan;
 use crate::core::balance::{self, Ask, Choice, Field};
 use crate::core::outcome::{By, Close, How, Phase, Reason};
+use crate::core::slow_start::Share;
 use crate::live::Permit;
 use crate::net::{Either, Sock, either};
 use crate::snapshot::{Listener, Pool, Server};
@@ -98,6 +99,10 @@ impl Field for Search<'_> {
 
     fn active(&self, server: usize) -> usize {
         self.pool.servers[server].live.room.taken()
+    }
+
+    fn share(&self, server: usize) -> Share {
+        self.pool.share(&self.pool.servers[server], || self.worker.net.now())
     }
 }
 

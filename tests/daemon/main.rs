@@ -12,6 +12,7 @@ mod limits; // never more than N
 mod observe; // what operators see
 mod peers; // scripted servers and clients
 mod reload; // SIGHUP
+mod slow_start; // a server that is new gets its share little by little
 mod spread; // how even workers are
 mod stop; // SIGTERM, and its friends
 mod tiers; // servers that stand by for others

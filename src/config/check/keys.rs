@@ -88,6 +88,7 @@ pub const DEFAULTS: Keys = Keys {
         "when_full",
         "on_no_server",
         "retry",
+        "slow_start",
     ],
     foreign: FOREIGN_TIMES,
 };
@@ -134,6 +135,7 @@ pub const POOL: Keys = Keys {
         "tcp_keepalive",
         "tcp_user_timeout",
         "on_no_server",
+        "slow_start",
         "fallback",
         "health_check",
     ],
@@ -158,6 +160,9 @@ pub const POOL: Keys = Keys {
         ("backup", "fallback"),
         ("failover", "fallback"),
         ("fallback_pool", "fallback"),
+        ("slowstart", "slow_start"),
+        ("ramp_up", "slow_start"),
+        ("warmup", "slow_start"),
     ],
 };
 

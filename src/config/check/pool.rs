@@ -63,6 +63,8 @@ pub fn pool(entry: &Entry, common: &Common, found: &mut Mistakes) -> PoolAt {
     at.plan.connect_timeout = own.connect_timeout;
     at.plan.on_no_server = own.on_no_server;
     at.plan.retry = own.retry;
+    at.plan.slow_start = own.slow_start;
+    check_slow_start(&section, &at.plan, found);
     at.plan.tcp = common::tcp(&section, common.tcp, found);
     at.plan.hash_key = hash_key(&section, own.balance, found).unwrap_or(at.plan.hash_key);
     if let Some(field) = section.get("fallback") {
@@ -82,6 +84,14 @@ fn hash_key(section: &Section<'_>, balance: Balance, found: &mut Mistakes) -> Op
         found.add(mistake.label(label).help("it takes `balance = \"consistent-hash\"`; else leave it out"));
     }
     Some(key)
+}
+
+fn check_slow_start(section: &Section<'_>, plan: &Pool, found: &mut Mistakes) {
+    let field = section.get("slow_start").filter(|_| plan.slow_start.is_some());
+    if let Some(field) = field.filter(|_| plan.balance == Balance::First) {
+        let mistake = Mistake::new(Code::NoEffect, field.value.span.clone(), "`slow_start` has no effect");
+        found.add(mistake.label(format!("`{}` balances by first, which knows no weights", section.name)));
+    }
 }
 
 fn servers(section: &Section<'_>, found: &mut Mistakes) -> Vec<ServerAt> {

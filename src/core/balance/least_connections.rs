@@ -40,7 +40,7 @@ impl LeastConnections {
         let mut random = random;
         let mut best: Option<Best> = None;
         for candidate in self.0.iter().filter(|candidate| field.is_open(candidate.server)) {
-            let load = Load { active: field.active(candidate.server), weight: candidate.weight };
+            let load = field.load(candidate.server, candidate.weight);
             match &mut best {
                 None => best = Some(Best { server: candidate.server, own: load, next: None, tied: 1 }),
                 Some(best) => {

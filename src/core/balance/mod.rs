@@ -18,6 +18,7 @@ mod first; // the first in order
 use std::fmt;
 
 use crate::core::outcome::words;
+use crate::core::slow_start::Share;
 
 use first::First;
 pub use hash_key::{HashKey, key};
@@ -71,6 +72,36 @@ pub trait Field {
     fn is_open(&self, server: usize) -> bool;
     /// Connections that the server has now.
     fn active(&self, server: usize) -> usize;
+    /// How much of its weight it has; less than all while it is warming up.
+    fn share(&self, _server: usize) -> Share {
+        Share::FULL
+    }
+    /// Its load for a comparison with others.
+    fn load(&self, server: usize, weight: u32) -> Load {
+        Load::new(self.active(server), weight, self.share(server))
+    }
+}
+
+/// A field of which each server that is warming up takes part by lot, as often as its share says.
+struct Thinned<'a, F> {
+    field: &'a F,
+    /// One for each pick; for a consistent hash it is the key, so that each key moves to the server once
+    /// while its share grows.
+    seed: u64,
+}
+
+impl<F: Field> Field for Thinned<'_, F> {
+    fn is_open(&self, server: usize) -> bool {
+        let share = self.field.share(server);
+        (share.is_full() || share.takes_part(mix(self.seed ^ mix(server as u64))))
+            && self.field.is_open(server)
+    }
+    fn active(&self, server: usize) -> usize {
+        self.field.active(server)
+    }
+    fn share(&self, server: usize) -> Share {
+        self.field.share(server)
+    }
 }
 
 /// A server, by its place in the pool, and what spoke for it.
@@ -185,7 +216,9 @@ impl Chooser {
     /// The server for one connection, or `None`: no eligible server with a positive weight is open.
     pub fn pick(&self, ask: &Ask, field: &impl Field) -> Option<Choice> {
         self.tiers.iter().find_map(|Tier { number, way }| {
-            let choice = way.pick(ask, field)?;
+            let thinned = way.seed(ask).and_then(|seed| way.pick(ask, &Thinned { field, seed }));
+            // Where nobody takes part, everybody does: whoever is open alone serves alone.
+            let choice = thinned.or_else(|| way.pick(ask, field))?;
             Some(Choice { why: Why { tier: *number, ..choice.why }, ..choice })
         })
     }
@@ -218,6 +251,15 @@ impl Way {
             Kind::LeastConnections => Way::LeastConnections(LeastConnections::new(members)),
             Kind::ConsistentHash => Way::ConsistentHash(Maglev::new(members)),
             Kind::First => Way::First(First::new(members)),
+        }
+    }
+
+    /// What decides who takes part of those that warm up; `None`: this way knows no weights.
+    fn seed(&self, ask: &Ask) -> Option<u64> {
+        match self {
+            Way::First(_) => None,
+            Way::ConsistentHash(_) => Some(ask.key),
+            _ => Some(ask.random),
         }
     }
 
@@ -260,7 +302,7 @@ mod tests {
 
     #[test]
     fn the_log_says_what_spoke_for_a_server() {
-        let load = |active, weight| Load { active, weight };
+        let load = |active, weight| Load::new(active, weight, Share::FULL);
         let said = |ground: Ground| Why { tier: 0, ground }.to_string();
         assert_eq!(said(Ground::RoundRobin { turn: 17 }), "round-robin:turn=17");
         assert_eq!(said(Ground::Random), "random");

@@ -6,7 +6,7 @@
 use std::cmp::Ordering;
 
 use super::random::Wheel;
-use super::{Choice, Field, Ground, Load, Member, mix};
+use super::{Choice, Field, Ground, Member, mix};
 
 /// What the two are drawn from.
 #[derive(Clone, Debug)]
@@ -24,7 +24,7 @@ impl PowerOfTwo {
         let again = mix(mix(random));
         let second = self.0.draw(again, |server| server != first.0 && field.is_open(server));
 
-        let load = |(server, weight)| Load { active: field.active(server), weight };
+        let load = |(server, weight)| field.load(server, weight);
         let own = load(first);
         let Some(second) = second else {
             return Some(Choice::of(first.0, Ground::PowerOfTwo { own, other: None }));
