@@ -392,6 +392,36 @@ fn while_a_server_warms_up_each_key_moves_to_it_once_and_none_moves_elsewhere() 
     }
 }
 
+#[test]
+fn one_busy_source_does_not_fill_its_server_beyond_the_bound_and_others_keep_theirs() {
+    let all = members(&EQUAL);
+    let (plain, bounded) = (hashing(&all), hashing(&all).with_max_load(Some(125)));
+    let (fleet, mut dice) = (Fleet::idle(4), Dice(4));
+    let busy = dice.ask(0);
+    let (mut at_home, mut spilled, others) = (0, 0, 1000);
+    for turn in 0..2 * others {
+        let ask = if turn % 2 == 0 { busy } else { dice.ask(turn) };
+        let choice = bounded.pick(&ask, &fleet).unwrap();
+        at_home +=
+            u64::from(turn % 2 == 1 && plain.pick(&ask, &Fleet::idle(4)).unwrap().server == choice.server);
+        spilled += u32::from(turn % 2 == 0 && choice.why.to_string().ends_with(":max_load"));
+        fleet.connect(choice.server);
+        let most = (fleet.active.borrow().iter().sum::<usize>() * 125).div_ceil(400);
+        assert!(fleet.active(choice.server) <= most, "{fleet:?}");
+    }
+    // What is at home on the busy server has to go elsewhere mostly: a fourth of the others.
+    assert!(at_home >= others * 6 / 10, "{at_home} of {others}");
+    // At the end a server may have 625, and those that are at home there get some of it.
+    assert!((375..700).contains(&spilled), "{spilled} of the busy source");
+}
+
+#[test]
+fn a_bound_that_nobody_reaches_moves_no_key() {
+    let all = members(&[100, 200, 50, 100, 100]);
+    let plain = owners(&hashing(&all), &all);
+    assert_eq!(owners(&hashing(&all).with_max_load(Some(1000)), &all), plain);
+}
+
 /// A pool and the moment of a pick: members, who is closed, how busy each is.
 fn scene() -> impl Strategy<Value = (Vec<Member>, Fleet)> {
     let counts = (0_usize..6, 0_u8..3, 5_u64..150);
@@ -449,6 +479,26 @@ proptest! {
             prop_assert!(*kind != Kind::First || visited.is_sorted_by_key(|server| (all[*server].tier, *server)));
             visited.sort_unstable();
             prop_assert_eq!(&visited, &expected, "{}", kind);
+        }
+    }
+
+    #[test]
+    fn no_server_is_ever_beyond_the_bound_whatever_the_weights_and_the_keys(
+        weights in prop::collection::vec(1_u32..1000, 1..12),
+        percent in 101_u32..300,
+        keys in 1_u64..6,
+        seed in 1_u64..,
+    ) {
+        let chooser = Chooser::new(Kind::ConsistentHash, members(&weights)).with_max_load(Some(percent));
+        let (fleet, mut dice) = (Fleet::idle(weights.len()), Dice(seed));
+        let few: Vec<Ask> = (0..keys).map(|turn| dice.ask(turn)).collect();
+        let whole: u128 = weights.iter().map(|weight| u128::from(*weight)).sum();
+        for turn in 1..300_u128 {
+            let ask = few[(dice.roll() % keys) as usize];
+            let server = chooser.pick(&ask, &fleet).unwrap().server;
+            fleet.connect(server);
+            let most = (turn * u128::from(percent) * u128::from(weights[server])).div_ceil(whole * 100);
+            prop_assert!(fleet.active(server) as u128 <= most, "{:?} of {:?}", fleet.active, weights);
         }
     }
 

@@ -123,6 +123,7 @@ impl Pool {
             name: name.into(),
             balance: BALANCE,
             hash_key: HASH_KEY,
+            max_load: None,
             servers,
             retry: Retry::default(),
             connect_timeout: CONNECT_TIMEOUT,

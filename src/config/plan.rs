@@ -157,6 +157,9 @@ pub struct Pool {
     pub name: String,
     pub balance: Balance,
     pub hash_key: HashKey,
+    /// Of a consistent hash: how far a server's load may be above the mean, in percent of the mean;
+    /// above 100. `None` is no bound.
+    pub max_load: Option<u32>,
     /// At least one, and at least one with a positive weight; names are unique in the pool.
     pub servers: Vec<Server>,
     pub retry: Retry,

@@ -118,6 +118,9 @@ fn pool(pool: &Pool, out: &mut Out) {
     out.header(format!("pool.{name}"));
     out.key("balance", text(pool.balance.word()));
     out.unless("hash_key", &pool.hash_key, &defaults::HASH_KEY, |key| text(key.word()));
+    if let Some(load) = pool.max_load {
+        out.key("max_load", text(&format!("{load}%")));
+    }
     out.key("servers", "[");
     for it in &pool.servers {
         let _ = writeln!(out.text, "  {},", server(it));
@@ -306,14 +309,22 @@ mod tests {
         let words = (word(Balance::ALL), word(HashKey::ALL));
         // Only the first one may, or they would form a loop.
         let fallback = any::<bool>().prop_map(move |falls| (falls && number == 0).then(|| "p-1".to_owned()));
-        let words = (words, fallback, prop::option::of(duration(1)));
+        let words = (words, fallback, prop::option::of(duration(1)), prop::option::of(101..1001u32));
         (servers, words, 1..100u32, duration(1), tcp(), prop::option::of(health_check())).prop_map(
-            move |(servers, (words, fallback, slow_start), attempts, connect_timeout, tcp, health_check)| {
+            move |(
+                servers,
+                (words, fallback, slow_start, max_load),
+                attempts,
+                connect_timeout,
+                tcp,
+                health_check,
+            )| {
                 Pool {
                     balance: words.0,
                     hash_key: words.1,
                     slow_start,
                     fallback,
+                    max_load,
                     retry: Retry { attempts },
                     connect_timeout,
                     tcp,

@@ -50,6 +50,7 @@ pub fn plan_of(pool: &str, servers: &[&str]) -> Plan {
             name: pool.into(),
             balance: Balance::RoundRobin,
             hash_key: HashKey::SourceIp,
+            max_load: None,
             servers: servers.iter().zip(1u16..).map(|(name, port)| server(name, port)).collect(),
             retry: Retry { attempts: 3 },
             connect_timeout: Duration::from_secs(1),

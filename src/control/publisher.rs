@@ -318,6 +318,7 @@ fn finished(plan: plan::Pool, live: Arc<PoolLive>, servers: Vec<Server>, before:
         Some(before) => before.chooser.rebuilt(plan.balance, members),
         None => Chooser::new(plan.balance, members),
     };
+    let chooser = chooser.with_max_load(plan.max_load);
     Pool { plan, live, servers, chooser, fallback: None }
 }
 

@@ -129,6 +129,7 @@ pub const POOL: Keys = Keys {
     names: &[
         "balance",
         "hash_key",
+        "max_load",
         "servers",
         "retry",
         "connect_timeout",
@@ -161,6 +162,7 @@ pub const POOL: Keys = Keys {
         ("failover", "fallback"),
         ("fallback_pool", "fallback"),
         ("slowstart", "slow_start"),
+        ("hash_balance_factor", "max_load"),
         ("ramp_up", "slow_start"),
         ("warmup", "slow_start"),
     ],

@@ -67,6 +67,7 @@ pub fn pool(entry: &Entry, common: &Common, found: &mut Mistakes) -> PoolAt {
     check_slow_start(&section, &at.plan, found);
     at.plan.tcp = common::tcp(&section, common.tcp, found);
     at.plan.hash_key = hash_key(&section, own.balance, found).unwrap_or(at.plan.hash_key);
+    at.plan.max_load = max_load(&section, own.balance, found);
     if let Some(field) = section.get("fallback") {
         at.plan.fallback = leaf::text(field, "the name of a pool", found).map(str::to_owned);
         at.fallback_span = at.plan.fallback.is_some().then(|| field.value.span.clone());
@@ -84,6 +85,20 @@ fn hash_key(section: &Section<'_>, balance: Balance, found: &mut Mistakes) -> Op
         found.add(mistake.label(label).help("it takes `balance = \"consistent-hash\"`; else leave it out"));
     }
     Some(key)
+}
+
+/// A bound nearer to the mean would move nearly every key, one further away would hold nobody back.
+const LOADS: std::ops::RangeInclusive<u32> = 101..=1000;
+
+fn max_load(section: &Section<'_>, balance: Balance, found: &mut Mistakes) -> Option<u32> {
+    let field = section.get("max_load")?;
+    let read = leaf::load(field, LOADS, found)?;
+    if balance != Balance::ConsistentHash && read.is_some() {
+        let mistake = Mistake::new(Code::NoEffect, field.value.span.clone(), "`max_load` has no effect");
+        let label = format!("`{}` balances by {balance}", section.name);
+        found.add(mistake.label(label).help("it takes `balance = \"consistent-hash\"`; else leave it out"));
+    }
+    read
 }
 
 fn check_slow_start(section: &Section<'_>, plan: &Pool, found: &mut Mistakes) {

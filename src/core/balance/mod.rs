@@ -140,6 +140,8 @@ pub enum Ground {
     LeastConnections { own: Load, next: Option<Load> },
     /// That slot of the table holds it: the key's own, or the first open one after it.
     MaglevSlot(usize),
+    /// The same, and servers before it had more connections than `max_load` allows.
+    MaglevPassed(usize),
     /// So few servers were open that the key was matched with each of them.
     MaglevRendezvous,
     /// It was the first in order.
@@ -163,6 +165,7 @@ impl fmt::Display for Ground {
             Ground::PowerOfTwo { own, other } => load::write_compared(f, "power-of-two", own, other.as_ref()),
             Ground::LeastConnections { own, next } => load::write_compared(f, "least", own, next.as_ref()),
             Ground::MaglevSlot(slot) => write!(f, "maglev:slot={slot}"),
+            Ground::MaglevPassed(slot) => write!(f, "maglev:slot={slot}:max_load"),
             Ground::MaglevRendezvous => f.write_str("maglev:rendezvous"),
             Ground::First => f.write_str("first"),
         }
@@ -176,6 +179,8 @@ pub struct Chooser {
     /// In the order in which they are asked. Only those with a server of positive weight, so a
     /// pool without tiers has one.
     tiers: Vec<Tier>,
+    /// Of a consistent hash; see [`Chooser::with_max_load`].
+    max_load: Option<u32>,
 }
 
 #[derive(Clone, Debug)]
@@ -200,6 +205,12 @@ impl Chooser {
         Chooser::from_tiers(members, |_, members| Way::new(kind, members))
     }
 
+    /// With a bound on the load of each server, in percent of the mean by weight and above 100: what a
+    /// consistent hash would send to a server beyond it goes to the next one of the key.
+    pub fn with_max_load(self, percent: Option<u32>) -> Chooser {
+        Chooser { max_load: percent, ..self }
+    }
+
     /// The chooser for a new snapshot. Equal to [`Chooser::new`], but the table of a consistent
     /// hash is shared with this one where names and weights are the same: a change of health
     /// costs no rebuilding.
@@ -216,9 +227,10 @@ impl Chooser {
     /// The server for one connection, or `None`: no eligible server with a positive weight is open.
     pub fn pick(&self, ask: &Ask, field: &impl Field) -> Option<Choice> {
         self.tiers.iter().find_map(|Tier { number, way }| {
-            let thinned = way.seed(ask).and_then(|seed| way.pick(ask, &Thinned { field, seed }));
+            let thinned =
+                way.seed(ask).and_then(|seed| way.pick(ask, self.max_load, &Thinned { field, seed }));
             // Where nobody takes part, everybody does: whoever is open alone serves alone.
-            let choice = thinned.or_else(|| way.pick(ask, field))?;
+            let choice = thinned.or_else(|| way.pick(ask, self.max_load, field))?;
             Some(Choice { why: Why { tier: *number, ..choice.why }, ..choice })
         })
     }
@@ -230,7 +242,8 @@ impl Chooser {
         numbers.sort_unstable();
         numbers.dedup();
         if let [number] = numbers[..] {
-            return Chooser { tiers: vec![Tier { number, way: way(number, &members) }] };
+            let tiers = vec![Tier { number, way: way(number, &members) }];
+            return Chooser { tiers, max_load: None };
         }
         let of_tier = |number| {
             let weight = |member: &Member| if member.tier == number { member.weight } else { 0 };
@@ -238,7 +251,7 @@ impl Chooser {
         };
         let tiers =
             numbers.iter().map(|number| Tier { number: *number, way: way(*number, &of_tier(*number)) });
-        Chooser { tiers: tiers.collect() }
+        Chooser { tiers: tiers.collect(), max_load: None }
     }
 }
 
@@ -263,13 +276,13 @@ impl Way {
         }
     }
 
-    fn pick(&self, ask: &Ask, field: &impl Field) -> Option<Choice> {
+    fn pick(&self, ask: &Ask, max_load: Option<u32>, field: &impl Field) -> Option<Choice> {
         match self {
             Way::RoundRobin(schedule) => schedule.pick(ask.turn, field),
             Way::Random(wheel) => wheel.pick(ask.random, field),
             Way::PowerOfTwo(wheel) => wheel.pick(ask.random, field),
             Way::LeastConnections(servers) => servers.pick(ask.random, field),
-            Way::ConsistentHash(table) => table.pick(ask.key, field),
+            Way::ConsistentHash(table) => table.pick(ask.key, max_load, field),
             Way::First(servers) => servers.pick(field),
         }
     }
@@ -308,6 +321,7 @@ mod tests {
         assert_eq!(said(Ground::Random), "random");
         assert_eq!(said(Ground::MaglevSlot(811)), "maglev:slot=811");
         assert_eq!(said(Ground::MaglevRendezvous), "maglev:rendezvous");
+        assert_eq!(said(Ground::MaglevPassed(811)), "maglev:slot=811:max_load");
         assert_eq!(said(Ground::First), "first");
         assert_eq!(Why { tier: 2, ground: Ground::First }.to_string(), "tier=2:first");
 
