@@ -5,10 +5,11 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use crate::core::affinity::{Key, Table};
 use crate::core::limit::Places;
 use crate::core::slow_start::Share;
 use crate::telemetry::counters::PerWorker;
@@ -148,12 +149,98 @@ pub struct ListenerLive {
 pub struct PoolLive {
     /// Grows by one with each connection, over all workers: the place in the round.
     turn: AtomicU64,
+    pub affinity: Affinity,
 }
 
 impl PoolLive {
     pub fn next_turn(&self) -> u64 {
         self.turn.fetch_add(1, Ordering::Relaxed)
     }
+}
+
+/// Parts of a pool's affinity, each with a lock of its own: two workers seldom want the same one, and
+/// hold it for one look.
+const AFFINITY_PARTS: usize = 16;
+
+/// Which server each client of a pool was served by, over all workers. It keeps no server alive.
+#[derive(Debug)]
+pub struct Affinity {
+    made: Instant,
+    parts: [Mutex<Table<Weak<ServerLive>>>; AFFINITY_PARTS],
+}
+
+/// What becomes of the server that a client is known to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tie<T> {
+    /// It serves the client again.
+    Holds(T),
+    /// Not this time: it has no room. It is the client's all the same.
+    Rests,
+    /// It cannot serve, or has failed this very client.
+    Breaks,
+}
+
+impl Affinity {
+    /// Where this client goes: to the server that it is known to, as far as that tie holds, or else to
+    /// the proposed one, which it is known to from now on. One look under one lock, so that clients that
+    /// come twice at the same moment are not torn in two.
+    pub fn settle<T>(
+        &self,
+        key: Key,
+        ttl: Duration,
+        now: Instant,
+        proposed: &Arc<ServerLive>,
+        tie: impl FnOnce(&Weak<ServerLive>) -> Tie<T>,
+    ) -> Option<T> {
+        let now = now.saturating_duration_since(self.made);
+        let mut part = self.part(key);
+        let known = part.get(key, now, ttl).cloned();
+        match known.as_ref().map_or(Tie::Breaks, tie) {
+            Tie::Holds(server) => {
+                part.set(key, known.unwrap_or_default(), now, ttl);
+                Some(server)
+            }
+            Tie::Rests => None,
+            Tie::Breaks => {
+                part.set(key, Arc::downgrade(proposed), now, ttl);
+                None
+            }
+        }
+    }
+
+    /// Over all parts. What is too much goes at once.
+    pub fn set_limit(&self, limit: usize) {
+        for (number, part) in self.parts.iter().enumerate() {
+            let one_more = usize::from(number < limit % AFFINITY_PARTS);
+            lock(part).set_limit(limit / AFFINITY_PARTS + one_more);
+        }
+    }
+
+    /// Clients that are known now, and how many had to be forgotten before their time.
+    pub fn count(&self, ttl: Duration, now: Instant) -> (usize, u64) {
+        let now = now.saturating_duration_since(self.made);
+        self.parts.iter().fold((0, 0), |(known, forgotten), part| {
+            let mut part = lock(part);
+            part.expire(now, ttl);
+            (known + part.len(), forgotten + part.evicted())
+        })
+    }
+
+    fn part(&self, key: Key) -> MutexGuard<'_, Table<Weak<ServerLive>>> {
+        lock(&self.parts[key.part(AFFINITY_PARTS)])
+    }
+}
+
+impl Default for Affinity {
+    /// Knows nobody, and nobody comes to be known before there is a limit.
+    fn default() -> Self {
+        Affinity { made: Instant::now(), parts: std::array::from_fn(|_| Mutex::new(Table::new(0))) }
+    }
+}
+
+/// A worker that panicked in the middle of a look has left a table that may be wrong about one client.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A server's counts. Its open connections are the places taken in `room`.

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::plan::{
-    AccessLog, AccessOutput, AccessWhen, Admin, Auto, Balance, CheckKind, HashKey, HealthCheck, Level,
-    Listener, Log, LogFormat, OnNoServer, Pool, Process, Retry, Server, Tcp, WhenFull,
+    AccessLog, AccessOutput, AccessWhen, Admin, Affinity, AffinityBy, Auto, Balance, CheckKind, HashKey,
+    HealthCheck, Level, Listener, Log, LogFormat, OnNoServer, Pool, Process, Retry, Server, Tcp, WhenFull,
 };
 
 /// Where the configuration is looked for.
@@ -85,6 +85,13 @@ impl Default for Retry {
     }
 }
 
+impl Default for Affinity {
+    /// Half an hour, as sessions of applications have it; a hundred thousand clients take about 11 MB.
+    fn default() -> Self {
+        Affinity { by: AffinityBy::SourceIp, ttl: Duration::from_secs(30 * 60), max_entries: 100_000 }
+    }
+}
+
 impl Default for HealthCheck {
     fn default() -> Self {
         HealthCheck {
@@ -124,6 +131,7 @@ impl Pool {
             balance: BALANCE,
             hash_key: HASH_KEY,
             max_load: None,
+            affinity: None,
             servers,
             retry: Retry::default(),
             connect_timeout: CONNECT_TIMEOUT,

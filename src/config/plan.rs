@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use crate::core::affinity::By as AffinityBy;
 pub use crate::core::balance::{HashKey, Kind as Balance};
 use crate::core::outcome::words;
 
@@ -160,6 +161,8 @@ pub struct Pool {
     /// Of a consistent hash: how far a server's load may be above the mean, in percent of the mean;
     /// above 100. `None` is no bound.
     pub max_load: Option<u32>,
+    /// `None`: clients are not recognised.
+    pub affinity: Option<Affinity>,
     /// At least one, and at least one with a positive weight; names are unique in the pool.
     pub servers: Vec<Server>,
     pub retry: Retry,
@@ -174,6 +177,16 @@ pub struct Pool {
     pub fallback: Option<String>,
     /// `None`: the servers are taken to be up.
     pub health_check: Option<HealthCheck>,
+}
+
+/// `affinity`: a client goes to the server that served it before, as long as that server can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Affinity {
+    pub by: AffinityBy,
+    /// Since the client's last connection began.
+    pub ttl: Duration,
+    /// Clients that are known at once; beyond, those are forgotten that have not come for the longest time.
+    pub max_entries: usize,
 }
 
 /// Pools that are asked after the first one. A client waits while each of them is tried.

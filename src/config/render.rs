@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use super::defaults;
 use super::plan::{
-    AccessLog, AccessOutput, Admin, Auto, HealthCheck, Listener, Log, Plan, Pool, Process, Retry, Server, Tcp,
+    AccessLog, AccessOutput, Admin, Affinity, Auto, HealthCheck, Listener, Log, Plan, Pool, Process, Retry,
+    Server, Tcp,
 };
 use super::units::{write_duration, write_percent};
 
@@ -121,6 +122,10 @@ fn pool(pool: &Pool, out: &mut Out) {
     if let Some(load) = pool.max_load {
         out.key("max_load", text(&format!("{load}%")));
     }
+    if let Some(Affinity { by, ttl, max_entries }) = &pool.affinity {
+        let (by, ttl) = (text(by.word()), length(ttl));
+        out.key("affinity", format_args!("{{ by = {by}, ttl = {ttl}, max_entries = {max_entries} }}"));
+    }
     out.key("servers", "[");
     for it in &pool.servers {
         let _ = writeln!(out.text, "  {},", server(it));
@@ -217,7 +222,7 @@ mod tests {
 
     use super::*;
     use crate::config::parse;
-    use crate::config::plan::{AccessWhen, Balance, HashKey, Io, Level, LogFormat, WhenFull};
+    use crate::config::plan::{AccessWhen, AffinityBy, Balance, HashKey, Io, Level, LogFormat, WhenFull};
 
     fn word<T: Copy + std::fmt::Debug>(all: &'static [T]) -> impl Strategy<Value = T> {
         prop::sample::select(all)
@@ -309,11 +314,14 @@ mod tests {
         let words = (word(Balance::ALL), word(HashKey::ALL));
         // Only the first one may, or they would form a loop.
         let fallback = any::<bool>().prop_map(move |falls| (falls && number == 0).then(|| "p-1".to_owned()));
-        let words = (words, fallback, prop::option::of(duration(1)), prop::option::of(101..1001u32));
+        let affinity = (word(AffinityBy::ALL), duration(1), 1..1000usize)
+            .prop_map(|(by, ttl, max_entries)| Affinity { by, ttl, max_entries });
+        let more = (prop::option::of(101..1001u32), prop::option::of(affinity));
+        let words = (words, fallback, prop::option::of(duration(1)), more);
         (servers, words, 1..100u32, duration(1), tcp(), prop::option::of(health_check())).prop_map(
             move |(
                 servers,
-                (words, fallback, slow_start, max_load),
+                (words, fallback, slow_start, more),
                 attempts,
                 connect_timeout,
                 tcp,
@@ -324,7 +332,8 @@ mod tests {
                     hash_key: words.1,
                     slow_start,
                     fallback,
-                    max_load,
+                    max_load: more.0,
+                    affinity: more.1,
                     retry: Retry { attempts },
                     connect_timeout,
                     tcp,

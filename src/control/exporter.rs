@@ -130,7 +130,16 @@ fn pools(snapshot: &Snapshot, page: &mut Page<'_>) -> Result<(), Error> {
         let taken: usize = pool.servers.iter().map(|server| server.live.room.taken()).sum();
         Sample::of(&[("pool", &pool.plan.name)], taken as f64)
     });
-    page.gauge("pool_active_connections", "Connections open to the pool now", active)
+    page.gauge("pool_active_connections", "Connections open to the pool now", active)?;
+    let affinities = snapshot.pools.values().filter_map(|pool| {
+        let (known, forgotten) = pool.live.affinity.count(pool.plan.affinity?.ttl, Instant::now());
+        Some((pool.plan.name.as_str(), known, forgotten))
+    });
+    let affinities: Vec<_> = affinities.collect();
+    let known = affinities.iter().map(|(pool, known, _)| Sample::of(&[("pool", pool)], *known as f64));
+    page.gauge("pool_affinity_entries", "Clients that are known to a server of the pool", known)?;
+    let evicted = affinities.iter().map(|(pool, _, forgotten)| Sample::count(&[("pool", pool)], *forgotten));
+    page.counter("pool_affinity_evictions", "Clients forgotten before their time, for want of room", evicted)
 }
 
 /// What only a server of the plan has.

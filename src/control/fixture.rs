@@ -51,6 +51,7 @@ pub fn plan_of(pool: &str, servers: &[&str]) -> Plan {
             balance: Balance::RoundRobin,
             hash_key: HashKey::SourceIp,
             max_load: None,
+            affinity: None,
             servers: servers.iter().zip(1u16..).map(|(name, port)| server(name, port)).collect(),
             retry: Retry { attempts: 3 },
             connect_timeout: Duration::from_secs(1),

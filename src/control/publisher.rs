@@ -171,6 +171,7 @@ impl Publisher {
     fn pool(&mut self, plan: &plan::Pool, previous: &Snapshot) -> Pool {
         let before = previous.pools.get(&plan.name);
         let live = Arc::clone(self.registry.pools.entry(plan.name.clone()).or_default());
+        live.affinity.set_limit(plan.affinity.map_or(0, |affinity| affinity.max_entries));
         let servers = plan
             .servers
             .iter()

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::io;
 use std::iter;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use nix::libc;
@@ -19,10 +19,11 @@ use super::admit::Admitted;
 use super::visit::{Attempt, Visit};
 use super::worker::Worker;
 use crate::config::plan;
+use crate::core::affinity;
 use crate::core::balance::{self, Ask, Choice, Field};
 use crate::core::outcome::{By, Close, How, Phase, Reason};
 use crate::core::slow_start::Share;
-use crate::live::Permit;
+use crate::live::{Permit, ServerLive, Tie};
 use crate::net::{Either, Sock, either};
 use crate::snapshot::{Listener, Pool, Server};
 use crate::telemetry::stats::Flow;
@@ -141,6 +142,7 @@ impl Search<'_> {
     fn choose(&self, ask: &Ask) -> Option<(Choice, Permit)> {
         loop {
             let choice = self.pool.chooser.pick(ask, self)?;
+            let choice = self.known_server(choice).unwrap_or(choice);
             self.tried.borrow_mut().push(choice.server);
             if let Some(lease) = self.pool.servers[choice.server].live.room.take() {
                 if let Some(flow) = self.flow {
@@ -149,6 +151,26 @@ impl Search<'_> {
                 return Some((choice, lease));
             }
         }
+    }
+
+    /// The server that this client is known to, where the pool keeps an affinity and that server can serve.
+    fn known_server(&self, chosen: Choice) -> Option<Choice> {
+        let affinity = self.pool.plan.affinity?;
+        let key = match affinity.by {
+            affinity::By::SourceIp => affinity::Key::source(self.visit.client.ip()),
+        };
+        let servers = &self.pool.servers;
+        let proposed = &servers[chosen.server].live;
+        let tie = |known: &Weak<ServerLive>| {
+            let place = servers.iter().position(|server| Weak::as_ptr(known) == Arc::as_ptr(&server.live));
+            let again = place.and_then(|place| self.pool.chooser.again(place, &chosen));
+            match again {
+                Some(again) if self.is_open(again.server) => Tie::Holds(again),
+                Some(again) if !self.tried.borrow().contains(&again.server) => Tie::Rests,
+                _ => Tie::Breaks,
+            }
+        };
+        self.pool.live.affinity.settle(key, affinity.ttl, self.worker.net.now(), proposed, tie)
     }
 
     /// Connects to one server and notes how it went. The outer error ends the search.

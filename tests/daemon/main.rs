@@ -4,6 +4,7 @@
 mod support;
 
 mod account; // every connection ends in one word, and all views tell the same one
+mod affinity; // a client comes back to its server
 mod choose; // which server, and what happens when it does not take the client
 mod exhausted; // descriptors and ports run out
 mod fallback; // io_uring is denied, missing or short of something

@@ -130,6 +130,7 @@ pub const POOL: Keys = Keys {
         "balance",
         "hash_key",
         "max_load",
+        "affinity",
         "servers",
         "retry",
         "connect_timeout",
@@ -162,6 +163,10 @@ pub const POOL: Keys = Keys {
         ("failover", "fallback"),
         ("fallback_pool", "fallback"),
         ("slowstart", "slow_start"),
+        ("stick", "affinity"),
+        ("sticky", "affinity"),
+        ("stick_table", "affinity"),
+        ("session_affinity", "affinity"),
         ("hash_balance_factor", "max_load"),
         ("ramp_up", "slow_start"),
         ("warmup", "slow_start"),
@@ -169,6 +174,19 @@ pub const POOL: Keys = Keys {
 };
 
 pub const RETRY: Keys = Keys { header: "retry", names: &["attempts"], foreign: &[("retries", "attempts")] };
+
+pub const AFFINITY: Keys = Keys {
+    header: "affinity",
+    names: &["by", "ttl", "max_entries"],
+    foreign: &[
+        ("on", "by"),
+        ("type", "by"),
+        ("key", "by"),
+        ("expire", "ttl"),
+        ("timeout", "ttl"),
+        ("size", "max_entries"),
+    ],
+};
 
 pub const SERVER: Keys = Keys {
     header: "a table of `servers`",
@@ -204,8 +222,20 @@ pub const HEALTH_CHECK: Keys = Keys {
 pub const TABLES: [&Keys; 8] = [&PROCESS, &ADMIN, &LOG, &ACCESS, &LISTENER, &POOL, &HEALTH_CHECK, &SERVER];
 
 /// Every kind of table, in the order of the reference.
-pub const ALL: [&Keys; 11] =
-    [&ROOT, &PROCESS, &ADMIN, &LOG, &ACCESS, &DEFAULTS, &LISTENER, &POOL, &RETRY, &SERVER, &HEALTH_CHECK];
+pub const ALL: [&Keys; 12] = [
+    &ROOT,
+    &PROCESS,
+    &ADMIN,
+    &LOG,
+    &ACCESS,
+    &DEFAULTS,
+    &LISTENER,
+    &POOL,
+    &RETRY,
+    &AFFINITY,
+    &SERVER,
+    &HEALTH_CHECK,
+];
 
 const FOREIGN_TIMES: &[(&str, &str)] = &[
     ("timeout_connect", "connect_timeout"),

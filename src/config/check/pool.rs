@@ -12,7 +12,7 @@ use super::section::{Field, Section};
 use super::{check_name, keys};
 use crate::config::file::{Entry, Kind, Value};
 use crate::config::mistake::{Code, Mistake, Mistakes, quoted};
-use crate::config::plan::{Balance, CheckKind, HashKey, HealthCheck, Pool, Server};
+use crate::config::plan::{Affinity, AffinityBy, Balance, CheckKind, HashKey, HealthCheck, Pool, Server};
 
 /// A weight beyond this is a slip; shares finer than a thousandth mean nothing for connections.
 const WEIGHT_MAX: i64 = 1000;
@@ -68,6 +68,7 @@ pub fn pool(entry: &Entry, common: &Common, found: &mut Mistakes) -> PoolAt {
     at.plan.tcp = common::tcp(&section, common.tcp, found);
     at.plan.hash_key = hash_key(&section, own.balance, found).unwrap_or(at.plan.hash_key);
     at.plan.max_load = max_load(&section, own.balance, found);
+    at.plan.affinity = section.get("affinity").and_then(|field| affinity(field, found));
     if let Some(field) = section.get("fallback") {
         at.plan.fallback = leaf::text(field, "the name of a pool", found).map(str::to_owned);
         at.fallback_span = at.plan.fallback.is_some().then(|| field.value.span.clone());
@@ -99,6 +100,32 @@ fn max_load(section: &Section<'_>, balance: Balance, found: &mut Mistakes) -> Op
         found.add(mistake.label(label).help("it takes `balance = \"consistent-hash\"`; else leave it out"));
     }
     read
+}
+
+/// A gigabyte of entries; whoever has more clients hashes.
+const ENTRIES_MAX: i64 = 10_000_000;
+
+fn affinity(field: Field<'_>, found: &mut Mistakes) -> Option<Affinity> {
+    let mut affinity = Affinity::default();
+    if let Kind::Text(by) = &field.value.kind {
+        let mistake = field.wrong_type("a table").help("the table has a key for it");
+        found.add(mistake.patch(field.value.span.clone(), format!("{{ by = {by:?} }}")));
+        return None;
+    }
+    let table = leaf::table(field, "a table such as { by = \"source-ip\" }", found)?;
+    let section = Section::read("affinity", table, &keys::AFFINITY, found);
+    if let Some(field) = section.get("by") {
+        let by = leaf::word(field, AffinityBy::ALL, AffinityBy::word, keys::FOREIGN_HASH_KEY, found);
+        affinity.by = by.unwrap_or(affinity.by);
+    }
+    if let Some(field) = section.get("ttl") {
+        affinity.ttl = leaf::duration(field, Span::Positive, found).unwrap_or(affinity.ttl);
+    }
+    if let Some(field) = section.get("max_entries") {
+        let read = leaf::number(field, 1, ENTRIES_MAX, found).and_then(|count| usize::try_from(count).ok());
+        affinity.max_entries = read.unwrap_or(affinity.max_entries);
+    }
+    Some(affinity)
 }
 
 fn check_slow_start(section: &Section<'_>, plan: &Pool, found: &mut Mistakes) {

@@ -146,6 +146,8 @@ pub enum Ground {
     MaglevRendezvous,
     /// It was the first in order.
     First,
+    /// It has served this client before.
+    Affinity,
 }
 
 impl fmt::Display for Why {
@@ -168,6 +170,7 @@ impl fmt::Display for Ground {
             Ground::MaglevPassed(slot) => write!(f, "maglev:slot={slot}:max_load"),
             Ground::MaglevRendezvous => f.write_str("maglev:rendezvous"),
             Ground::First => f.write_str("first"),
+            Ground::Affinity => f.write_str("affinity"),
         }
     }
 }
@@ -179,6 +182,8 @@ pub struct Chooser {
     /// In the order in which they are asked. Only those with a server of positive weight, so a
     /// pool without tiers has one.
     tiers: Vec<Tier>,
+    /// The tier of each server that may be picked, by its place.
+    takers: Vec<Option<u8>>,
     /// Of a consistent hash; see [`Chooser::with_max_load`].
     max_load: Option<u32>,
 }
@@ -235,15 +240,23 @@ impl Chooser {
         })
     }
 
+    /// The same server as before for a client that is known to it, if that server may be picked and is of
+    /// no higher tier than the one that was chosen.
+    pub fn again(&self, server: usize, chosen: &Choice) -> Option<Choice> {
+        let tier = self.takers.get(server).copied().flatten().filter(|tier| *tier <= chosen.why.tier)?;
+        Some(Choice { server, why: Why { tier, ground: Ground::Affinity } })
+    }
+
     /// Each tier's way is made of all members, since their places count, with those of other tiers
     /// at weight 0: a standby server has no part in the table or the schedule of the others.
     fn from_tiers(members: Vec<Member>, way: impl Fn(u8, &[Member]) -> Way) -> Chooser {
         let mut numbers: Vec<u8> = members.iter().filter(|m| m.weight > 0).map(|m| m.tier).collect();
+        let takers = members.iter().map(|m| (m.is_eligible && m.weight > 0).then_some(m.tier)).collect();
         numbers.sort_unstable();
         numbers.dedup();
         if let [number] = numbers[..] {
             let tiers = vec![Tier { number, way: way(number, &members) }];
-            return Chooser { tiers, max_load: None };
+            return Chooser { tiers, takers, max_load: None };
         }
         let of_tier = |number| {
             let weight = |member: &Member| if member.tier == number { member.weight } else { 0 };
@@ -251,7 +264,7 @@ impl Chooser {
         };
         let tiers =
             numbers.iter().map(|number| Tier { number: *number, way: way(*number, &of_tier(*number)) });
-        Chooser { tiers: tiers.collect(), max_load: None }
+        Chooser { tiers: tiers.collect(), takers, max_load: None }
     }
 }
 
