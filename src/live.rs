@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use crate::core::affinity::{Key, Table};
+use crate::core::latency::Latency;
 use crate::core::limit::Places;
 use crate::core::slow_start::Share;
 use crate::telemetry::counters::PerWorker;
@@ -254,7 +255,38 @@ pub struct ServerLive {
     pub address: SocketAddr,
     pub room: Arc<Room>,
     pub warmup: Warmup,
+    pub answers: Answers,
     pub stats: PerWorker<ServerStats>,
+}
+
+/// How long a server takes to answer, kept by all workers together.
+#[derive(Debug)]
+pub struct Answers {
+    made: Instant,
+    latency: AtomicU64,
+}
+
+impl Answers {
+    pub fn us(&self, now: Instant) -> Option<u32> {
+        Latency::from_word(self.latency.load(Ordering::Relaxed)).us(self.ms(now))
+    }
+
+    pub fn observe(&self, took: Duration, now: Instant) {
+        let now = self.ms(now);
+        let observe = |word| Some(Latency::from_word(word).observe(took, now).word());
+        // Never an error: there is always a next word.
+        let _ = self.latency.fetch_update(Ordering::Relaxed, Ordering::Relaxed, observe);
+    }
+
+    fn ms(&self, now: Instant) -> u32 {
+        now.saturating_duration_since(self.made).as_millis() as u32 // starts again every 49 days
+    }
+}
+
+impl Default for Answers {
+    fn default() -> Self {
+        Answers { made: Instant::now(), latency: AtomicU64::new(0) }
+    }
 }
 
 /// When a server began to take its share of the traffic little by little.

@@ -313,8 +313,14 @@ fn a_standby_server_that_comes_or_goes_moves_no_key() {
     assert_eq!(owners(&after, &more), before);
 }
 
-const KNOW_WEIGHTS: [Kind; 5] =
-    [Kind::RoundRobin, Kind::Random, Kind::PowerOfTwo, Kind::LeastConnections, Kind::ConsistentHash];
+const KNOW_WEIGHTS: [Kind; 6] = [
+    Kind::Fastest,
+    Kind::RoundRobin,
+    Kind::Random,
+    Kind::PowerOfTwo,
+    Kind::LeastConnections,
+    Kind::ConsistentHash,
+];
 
 #[test]
 fn a_server_that_warms_up_gets_its_share_and_no_flood() {

@@ -13,7 +13,7 @@ use std::time::Instant;
 use crate::config::plan::{self, Auto, Plan};
 use crate::core::balance::{Chooser, Member};
 use crate::core::health::State;
-use crate::live::{ListenerLive, Loads, PoolLive, Room, ServerLive, Warmup};
+use crate::live::{Answers, ListenerLive, Loads, PoolLive, Room, ServerLive, Warmup};
 use crate::snapshot::{Listener, Pool, Server, Snapshot};
 use crate::telemetry::counters::PerWorker;
 use crate::telemetry::stats::Flow;
@@ -199,6 +199,7 @@ impl Publisher {
                 address: plan.address,
                 room: Room::new(limit),
                 warmup: Warmup::new(),
+                answers: Answers::default(),
                 stats: PerWorker::new(workers),
             })
         });

@@ -102,6 +102,10 @@ impl Field for Search<'_> {
         self.pool.servers[server].live.room.taken()
     }
 
+    fn latency(&self, server: usize) -> Option<u32> {
+        self.pool.servers[server].live.answers.us(self.worker.net.now())
+    }
+
     fn share(&self, server: usize) -> Share {
         self.pool.share(&self.pool.servers[server], || self.worker.net.now())
     }
@@ -195,6 +199,11 @@ impl Search<'_> {
             Either::Right(error) => return Err(client_gone(&error)),
         };
         let took = net.now().saturating_duration_since(begun);
+        if plan.balance == plan::Balance::Fastest && !result.as_ref().is_err_and(Failure::is_ours) {
+            // A server that refuses at once is not a fast one.
+            let took = if result.is_ok() { took } else { took.max(plan.connect_timeout) };
+            server.live.answers.observe(took, net.now());
+        }
         let stats = server.live.stats.of(self.worker.index);
         match &result {
             Ok(_) => {

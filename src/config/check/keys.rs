@@ -266,6 +266,9 @@ pub const FOREIGN_BALANCE: &[(&str, &str)] = &[
     ("p2c", "power-of-two"),
     ("two-choices", "power-of-two"),
     ("failover", "first"),
+    ("peak-ewma", "fastest"),
+    ("ewma", "fastest"),
+    ("least-time", "fastest"),
 ];
 
 pub const FOREIGN_HASH_KEY: &[(&str, &str)] = &[

@@ -26,6 +26,22 @@ impl Load {
         Load { active, weight, share: if active == 0 { Share::FULL } else { share } }
     }
 
+    pub fn active(&self) -> usize {
+        self.active
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.active == 0
+    }
+
+    /// Orders by `(active + 1) * price / weight`, each with a price of its own.
+    pub fn compare_at(&self, price: u64, other: &Load, other_price: u64) -> Ordering {
+        // 33 bits of a count, 42 of the weight and its share, and a price below 2^33 fit in 128.
+        let count = |load: &Load| load.active.min(u32::MAX as usize) as u128 + 1;
+        let own = count(self) * u128::from(price) * u128::from(other.thousandths());
+        own.cmp(&(count(other) * u128::from(other_price) * u128::from(self.thousandths())))
+    }
+
     /// Orders by `(active + 1) / weight`.
     pub fn compare(&self, other: &Load) -> Ordering {
         // As products, in 128 bits: 64 of the count, 32 of the weight and 10 of the share fit in.

@@ -13,6 +13,7 @@ mod random; // by lot; the wheel that also power-of-two draws from
 mod power_of_two; // the less loaded of two
 mod least_connections; // the least loaded of all
 mod maglev; // the same key to the same server, on every machine
+mod fastest; // the one that answers fastest
 mod first; // the first in order
 
 use std::fmt;
@@ -20,6 +21,7 @@ use std::fmt;
 use crate::core::outcome::words;
 use crate::core::slow_start::Share;
 
+use fastest::{Cost, Fastest};
 use first::First;
 pub use hash_key::{HashKey, key};
 use least_connections::LeastConnections;
@@ -38,6 +40,7 @@ words! {
         LeastConnections = "least-connections",
         ConsistentHash = "consistent-hash",
         First = "first",
+        Fastest = "fastest",
     }
 }
 
@@ -76,6 +79,10 @@ pub trait Field {
     fn share(&self, _server: usize) -> Share {
         Share::FULL
     }
+    /// How long it takes to answer, in microseconds; `None` where nothing is known.
+    fn latency(&self, _server: usize) -> Option<u32> {
+        None
+    }
     /// Its load for a comparison with others.
     fn load(&self, server: usize, weight: u32) -> Load {
         Load::new(self.active(server), weight, self.share(server))
@@ -101,6 +108,9 @@ impl<F: Field> Field for Thinned<'_, F> {
     }
     fn share(&self, server: usize) -> Share {
         self.field.share(server)
+    }
+    fn latency(&self, server: usize) -> Option<u32> {
+        self.field.latency(server)
     }
 }
 
@@ -146,6 +156,8 @@ pub enum Ground {
     MaglevRendezvous,
     /// It was the first in order.
     First,
+    /// It had the lowest cost of those that were looked at; next to it came that one.
+    Fastest { own: Cost, next: Option<Cost> },
     /// It has served this client before.
     Affinity,
 }
@@ -170,6 +182,11 @@ impl fmt::Display for Ground {
             Ground::MaglevPassed(slot) => write!(f, "maglev:slot={slot}:max_load"),
             Ground::MaglevRendezvous => f.write_str("maglev:rendezvous"),
             Ground::First => f.write_str("first"),
+            Ground::Fastest { own, next: None } => write!(f, "fastest:{own}"),
+            Ground::Fastest { own, next: Some(next) } => {
+                let sign = if own.compare(next).is_eq() { '=' } else { '<' };
+                write!(f, "fastest:{own}{sign}{next}")
+            }
             Ground::Affinity => f.write_str("affinity"),
         }
     }
@@ -202,6 +219,7 @@ enum Way {
     LeastConnections(LeastConnections),
     ConsistentHash(Maglev),
     First(First),
+    Fastest(Fastest),
 }
 
 impl Chooser {
@@ -277,6 +295,7 @@ impl Way {
             Kind::LeastConnections => Way::LeastConnections(LeastConnections::new(members)),
             Kind::ConsistentHash => Way::ConsistentHash(Maglev::new(members)),
             Kind::First => Way::First(First::new(members)),
+            Kind::Fastest => Way::Fastest(Fastest::new(members)),
         }
     }
 
@@ -297,6 +316,7 @@ impl Way {
             Way::LeastConnections(servers) => servers.pick(ask.random, field),
             Way::ConsistentHash(table) => table.pick(ask.key, max_load, field),
             Way::First(servers) => servers.pick(field),
+            Way::Fastest(servers) => servers.pick(ask.random, field),
         }
     }
 }
