@@ -7,11 +7,15 @@ pub mod gate; // what a listener remembers of its clients' sources
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use self::gate::Gate;
+use crate::core::affinity::{Key, Table};
+use crate::core::latency::Latency;
 use crate::core::limit::Places;
+use crate::core::slow_start::Share;
 use crate::telemetry::counters::PerWorker;
 use crate::telemetry::stats::{ListenerStats, ServerStats};
 
@@ -150,12 +154,98 @@ pub struct ListenerLive {
 pub struct PoolLive {
     /// Grows by one with each connection, over all workers: the place in the round.
     turn: AtomicU64,
+    pub affinity: Affinity,
 }
 
 impl PoolLive {
     pub fn next_turn(&self) -> u64 {
         self.turn.fetch_add(1, Ordering::Relaxed)
     }
+}
+
+/// Parts of a pool's affinity, each with a lock of its own: two workers seldom want the same one, and
+/// hold it for one look.
+const AFFINITY_PARTS: usize = 16;
+
+/// Which server each client of a pool was served by, over all workers. It keeps no server alive.
+#[derive(Debug)]
+pub struct Affinity {
+    made: Instant,
+    parts: [Mutex<Table<Weak<ServerLive>>>; AFFINITY_PARTS],
+}
+
+/// What becomes of the server that a client is known to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tie<T> {
+    /// It serves the client again.
+    Holds(T),
+    /// Not this time: it has no room. It is the client's all the same.
+    Rests,
+    /// It cannot serve, or has failed this very client.
+    Breaks,
+}
+
+impl Affinity {
+    /// Where this client goes: to the server that it is known to, as far as that tie holds, or else to
+    /// the proposed one, which it is known to from now on. One look under one lock, so that clients that
+    /// come twice at the same moment are not torn in two.
+    pub fn settle<T>(
+        &self,
+        key: Key,
+        ttl: Duration,
+        now: Instant,
+        proposed: &Arc<ServerLive>,
+        tie: impl FnOnce(&Weak<ServerLive>) -> Tie<T>,
+    ) -> Option<T> {
+        let now = now.saturating_duration_since(self.made);
+        let mut part = self.part(key);
+        let known = part.get(key, now, ttl).cloned();
+        match known.as_ref().map_or(Tie::Breaks, tie) {
+            Tie::Holds(server) => {
+                part.set(key, known.unwrap_or_default(), now, ttl);
+                Some(server)
+            }
+            Tie::Rests => None,
+            Tie::Breaks => {
+                part.set(key, Arc::downgrade(proposed), now, ttl);
+                None
+            }
+        }
+    }
+
+    /// Over all parts. What is too much goes at once.
+    pub fn set_limit(&self, limit: usize) {
+        for (number, part) in self.parts.iter().enumerate() {
+            let one_more = usize::from(number < limit % AFFINITY_PARTS);
+            lock(part).set_limit(limit / AFFINITY_PARTS + one_more);
+        }
+    }
+
+    /// Clients that are known now, and how many had to be forgotten before their time.
+    pub fn count(&self, ttl: Duration, now: Instant) -> (usize, u64) {
+        let now = now.saturating_duration_since(self.made);
+        self.parts.iter().fold((0, 0), |(known, forgotten), part| {
+            let mut part = lock(part);
+            part.expire(now, ttl);
+            (known + part.len(), forgotten + part.evicted())
+        })
+    }
+
+    fn part(&self, key: Key) -> MutexGuard<'_, Table<Weak<ServerLive>>> {
+        lock(&self.parts[key.part(AFFINITY_PARTS)])
+    }
+}
+
+impl Default for Affinity {
+    /// Knows nobody, and nobody comes to be known before there is a limit.
+    fn default() -> Self {
+        Affinity { made: Instant::now(), parts: std::array::from_fn(|_| Mutex::new(Table::new(0))) }
+    }
+}
+
+/// A worker that panicked in the middle of a look has left a table that may be wrong about one client.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A server's counts. Its open connections are the places taken in `room`.
@@ -168,5 +258,73 @@ pub struct ServerLive {
     pub name: String,
     pub address: SocketAddr,
     pub room: Arc<Room>,
+    pub warmup: Warmup,
+    pub answers: Answers,
     pub stats: PerWorker<ServerStats>,
+}
+
+/// How long a server takes to answer, kept by all workers together.
+#[derive(Debug)]
+pub struct Answers {
+    made: Instant,
+    latency: AtomicU64,
+}
+
+impl Answers {
+    pub fn us(&self, now: Instant) -> Option<u32> {
+        Latency::from_word(self.latency.load(Ordering::Relaxed)).us(self.ms(now))
+    }
+
+    pub fn observe(&self, took: Duration, now: Instant) {
+        let now = self.ms(now);
+        let observe = |word| Some(Latency::from_word(word).observe(took, now).word());
+        // Never an error: there is always a next word.
+        let _ = self.latency.fetch_update(Ordering::Relaxed, Ordering::Relaxed, observe);
+    }
+
+    fn ms(&self, now: Instant) -> u32 {
+        now.saturating_duration_since(self.made).as_millis() as u32 // starts again every 49 days
+    }
+}
+
+impl Default for Answers {
+    fn default() -> Self {
+        Answers { made: Instant::now(), latency: AtomicU64::new(0) }
+    }
+}
+
+/// When a server began to take its share of the traffic little by little.
+#[derive(Debug)]
+pub struct Warmup {
+    made: Instant,
+    /// Milliseconds since `made`, and one more; 0 is never.
+    begun: AtomicU64,
+}
+
+impl Warmup {
+    pub fn new() -> Self {
+        Warmup { made: Instant::now(), begun: AtomicU64::new(0) }
+    }
+
+    pub fn begin(&self, now: Instant) {
+        let since = now.saturating_duration_since(self.made).as_millis();
+        self.begun.store(u64::try_from(since).unwrap_or(u64::MAX - 1) + 1, Ordering::Relaxed);
+    }
+
+    pub fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Relaxed) > 0
+    }
+
+    /// Its share now, where it has its full weight `over` that time.
+    pub fn share(&self, over: Duration, now: Instant) -> Share {
+        let Some(begun) = self.begun.load(Ordering::Relaxed).checked_sub(1) else { return Share::FULL };
+        let since_made = now.saturating_duration_since(self.made);
+        Share::after(since_made.saturating_sub(Duration::from_millis(begun)), over)
+    }
+}
+
+impl Default for Warmup {
+    fn default() -> Self {
+        Warmup::new()
+    }
 }

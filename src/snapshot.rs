@@ -5,10 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::config::plan;
 use crate::core::balance::Chooser;
 use crate::core::health;
+use crate::core::slow_start::Share;
 use crate::live::{ListenerLive, Loads, PoolLive, Room, ServerLive};
 use crate::telemetry::stats::Flow;
 
@@ -33,6 +35,8 @@ pub struct Listener {
     pub pool: Arc<Pool>,
     /// Where the ends of this listener's connections to `pool` are counted.
     pub flow: Arc<Flow>,
+    /// Where those to the pools that `pool` falls back to are counted, in the order of that chain.
+    pub fallback_flows: Vec<Arc<Flow>>,
 }
 
 #[derive(Debug)]
@@ -42,9 +46,25 @@ pub struct Pool {
     /// In the order of `plan.servers`; a [`Chooser`]'s numbers are places in it.
     pub servers: Vec<Server>,
     pub chooser: Chooser,
+    /// Asked when this one has no server left.
+    pub fallback: Option<Arc<Pool>>,
 }
 
-#[derive(Debug)]
+impl Pool {
+    /// This pool and those that it falls back to, in the order in which they are asked.
+    pub fn chain(self: &Arc<Self>) -> impl Iterator<Item = &Arc<Pool>> {
+        std::iter::successors(Some(self), |pool| pool.fallback.as_ref()).take(1 + plan::FALLBACKS_MAX)
+    }
+}
+
+impl Pool {
+    /// How much of its weight a server of this pool has.
+    pub fn share(&self, server: &Server, now: impl FnOnce() -> Instant) -> Share {
+        self.plan.slow_start.map_or(Share::FULL, |over| server.live.warmup.share(over, now()))
+    }
+}
+
+#[derive(Clone, Debug)]
 pub struct Server {
     pub plan: plan::Server,
     pub live: Arc<ServerLive>,

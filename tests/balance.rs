@@ -5,20 +5,29 @@
 
 use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use proptest::prelude::*;
-use tidegate::core::balance::{Ask, Choice, Chooser, Field, HashKey, Kind, Load, Member, key};
+use tidegate::core::balance::{Ask, Choice, Chooser, Field, HashKey, Kind, Member, key};
+use tidegate::core::slow_start::Share;
 
 /// Servers that can be closed and hold connections.
 #[derive(Clone, Debug, Default)]
 struct Fleet {
     closed: RefCell<Vec<bool>>,
     active: RefCell<Vec<usize>>,
+    /// Of those that warm up; all others have all of their weight.
+    shares: Vec<Share>,
+}
+
+/// A share in percent; from 5 on.
+fn percent(percent: u64) -> Share {
+    Share::after(Duration::from_secs(percent), Duration::from_secs(100))
 }
 
 impl Fleet {
     fn idle(count: usize) -> Self {
-        Fleet { closed: vec![false; count].into(), active: vec![0; count].into() }
+        Fleet { closed: vec![false; count].into(), active: vec![0; count].into(), shares: Vec::new() }
     }
 
     fn close(&self, server: usize) {
@@ -37,10 +46,13 @@ impl Field for Fleet {
     fn active(&self, server: usize) -> usize {
         self.active.borrow()[server]
     }
+    fn share(&self, server: usize) -> Share {
+        self.shares.get(server).copied().unwrap_or(Share::FULL)
+    }
 }
 
 fn member(name: &str, weight: u32) -> Member {
-    Member { name: name.to_owned(), weight, is_eligible: true }
+    Member { name: name.to_owned(), weight, is_eligible: true, tier: 0 }
 }
 
 fn members(weights: &[u32]) -> Vec<Member> {
@@ -253,13 +265,179 @@ fn the_order_of_servers_in_the_file_moves_no_key() {
     assert_eq!(owners(&rebuilt, &turned), before);
 }
 
+#[test]
+fn a_standby_server_changes_nothing_while_its_betters_are_open() {
+    let alone = members(&[100, 200, 50]);
+    let mut with_standby = alone.clone();
+    with_standby.insert(1, Member { tier: 1, ..member("standby", 1000) });
+    for kind in Kind::ALL {
+        let (few, many) = (Chooser::new(*kind, alone.clone()), Chooser::new(*kind, with_standby.clone()));
+        let (few_idle, many_idle) = (Fleet::idle(3), Fleet::idle(4));
+        let mut dice = Dice(3);
+        for turn in 0..2000 {
+            let ask = dice.ask(turn);
+            let (with, without) = (many.pick(&ask, &many_idle).unwrap(), few.pick(&ask, &few_idle).unwrap());
+            assert_eq!(with_standby[with.server].name, alone[without.server].name, "{kind}");
+            assert_eq!(with.why, without.why, "{kind}");
+        }
+    }
+}
+
+#[test]
+fn standby_servers_share_by_weight_as_soon_as_nobody_before_them_is_open() {
+    let mut all = members(&[100, 0, 100, 300]);
+    (all[2].tier, all[3].tier) = (1, 1);
+    let fleet = Fleet::idle(4);
+    let chooser = Chooser::new(Kind::RoundRobin, all.clone());
+    let said = |turn| {
+        let choice = chooser.pick(&Ask { key: 0, random: 0, turn }, &fleet).unwrap();
+        (choice.server, choice.why.to_string())
+    };
+    assert_eq!(said(0), (0, "round-robin:turn=0".into()));
+    fleet.close(0);
+    assert_eq!([0, 1, 2, 3].map(|turn| said(turn).0), [3, 2, 3, 3]);
+    assert_eq!(said(7).1, "tier=1:round-robin:turn=7");
+
+    all[0].is_eligible = false; // down, where above it was full or tried
+    let choice = Chooser::new(Kind::First, all).pick(&Dice(1).ask(0), &Fleet::idle(4)).unwrap();
+    assert_eq!((choice.server, choice.why.to_string()), (2, "tier=1:first".into()));
+}
+
+#[test]
+fn a_standby_server_that_comes_or_goes_moves_no_key() {
+    let all = members(&[100, 200, 50, 100, 100]);
+    let before = owners(&hashing(&all), &all);
+    let mut more = all.clone();
+    more.push(Member { tier: 1, ..member("standby", 100) });
+    let after = hashing(&all).rebuilt(Kind::ConsistentHash, more.clone());
+    assert_eq!(owners(&after, &more), before);
+}
+
+const KNOW_WEIGHTS: [Kind; 6] = [
+    Kind::Fastest,
+    Kind::RoundRobin,
+    Kind::Random,
+    Kind::PowerOfTwo,
+    Kind::LeastConnections,
+    Kind::ConsistentHash,
+];
+
+#[test]
+fn a_server_that_warms_up_gets_its_share_and_no_flood() {
+    for kind in KNOW_WEIGHTS {
+        let share = |of| {
+            let fleet = Fleet { shares: vec![percent(of)], ..Fleet::idle(4) };
+            let counts = tally(kind, &EQUAL, &fleet, 40_000);
+            assert!(counts[1..].iter().all(|count| counts[0] <= *count), "{kind}: {counts:?}");
+            counts[0]
+        };
+        let all = 10_000_f64;
+        for of in [5, 20, 50, 80] {
+            let (got, most) = (share(of) as f64, all * of as f64 / 100.0);
+            // Power of two meets the other servers in pairs: one that is drawn loses no tie to the second.
+            assert!((most * 0.6..=most * 1.3).contains(&got), "{kind}: {got} of {most} at {of} %");
+        }
+        assert!(share(5) < share(20) && share(20) < share(50) && share(50) < share(80), "{kind}");
+    }
+}
+
+#[test]
+fn connections_that_stay_do_not_pile_up_on_a_server_that_is_empty_because_it_is_new() {
+    // The herd: by least connections a server that comes back empty gets everybody until it is as full
+    // as the others.
+    for kind in [Kind::LeastConnections, Kind::PowerOfTwo] {
+        let (chooser, mut dice) = (Chooser::new(kind, members(&EQUAL)), Dice(5));
+        let mut fleet = Fleet { active: vec![0, 1000, 1000, 1000].into(), ..Fleet::idle(4) };
+        for of in [5, 20, 50] {
+            fleet.shares = vec![percent(of)];
+            for turn in 0..1000 {
+                fleet.connect(chooser.pick(&dice.ask(turn), &fleet).unwrap().server);
+            }
+            let (new, others) = (fleet.active(0), fleet.active(1).max(fleet.active(2)).max(fleet.active(3)));
+            assert!(
+                (10..=others * of as usize / 100 + 1).contains(&new),
+                "{kind}: {new} at {of} % of {others}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_server_that_is_alone_serves_however_little_it_has_warmed_up() {
+    for kind in Kind::ALL {
+        let fleet = Fleet { shares: vec![percent(5); 2], ..Fleet::idle(2) };
+        fleet.close(1);
+        assert_eq!(tally(*kind, &[100, 100], &fleet, 500), [500, 0], "{kind}");
+    }
+}
+
+#[test]
+fn servers_that_warm_up_together_share_evenly() {
+    for kind in KNOW_WEIGHTS {
+        let fleet = Fleet { shares: vec![percent(5); 4], ..Fleet::idle(4) };
+        let counts = tally(kind, &EQUAL, &fleet, 50_000);
+        assert!(chi_square(&counts, &EQUAL) < CHI_SQUARE_3, "{kind}: {counts:?}");
+    }
+}
+
+#[test]
+fn while_a_server_warms_up_each_key_moves_to_it_once_and_none_moves_elsewhere() {
+    let all = members(&[100; 5]);
+    let chooser = hashing(&all);
+    let mut dice = Dice(8);
+    for turn in 0..2000 {
+        let ask = dice.ask(turn);
+        let home = |of| {
+            let fleet = Fleet { shares: vec![percent(of)], ..Fleet::idle(5) };
+            chooser.pick(&ask, &fleet).unwrap().server
+        };
+        let homes = [5, 20, 40, 60, 80, 100].map(home);
+        let other = homes.iter().find(|home| **home != 0);
+        assert!(homes.iter().all(|home| *home == 0 || Some(home) == other), "{homes:?}");
+        assert!(homes.is_sorted_by_key(|home| *home == 0), "{homes:?}");
+    }
+}
+
+#[test]
+fn one_busy_source_does_not_fill_its_server_beyond_the_bound_and_others_keep_theirs() {
+    let all = members(&EQUAL);
+    let (plain, bounded) = (hashing(&all), hashing(&all).with_max_load(Some(125)));
+    let (fleet, mut dice) = (Fleet::idle(4), Dice(4));
+    let busy = dice.ask(0);
+    let (mut at_home, mut spilled, others) = (0, 0, 1000);
+    for turn in 0..2 * others {
+        let ask = if turn % 2 == 0 { busy } else { dice.ask(turn) };
+        let choice = bounded.pick(&ask, &fleet).unwrap();
+        at_home +=
+            u64::from(turn % 2 == 1 && plain.pick(&ask, &Fleet::idle(4)).unwrap().server == choice.server);
+        spilled += u32::from(turn % 2 == 0 && choice.why.to_string().ends_with(":max_load"));
+        fleet.connect(choice.server);
+        let most = (fleet.active.borrow().iter().sum::<usize>() * 125).div_ceil(400);
+        assert!(fleet.active(choice.server) <= most, "{fleet:?}");
+    }
+    // What is at home on the busy server has to go elsewhere mostly: a fourth of the others.
+    assert!(at_home >= others * 6 / 10, "{at_home} of {others}");
+    // At the end a server may have 625, and those that are at home there get some of it.
+    assert!((375..700).contains(&spilled), "{spilled} of the busy source");
+}
+
+#[test]
+fn a_bound_that_nobody_reaches_moves_no_key() {
+    let all = members(&[100, 200, 50, 100, 100]);
+    let plain = owners(&hashing(&all), &all);
+    assert_eq!(owners(&hashing(&all).with_max_load(Some(1000)), &all), plain);
+}
+
 /// A pool and the moment of a pick: members, who is closed, how busy each is.
 fn scene() -> impl Strategy<Value = (Vec<Member>, Fleet)> {
-    let server = (0_u32..4, prop::bool::weighted(0.8), prop::bool::weighted(0.2), 0_usize..6);
-    prop::collection::vec(server, 0..9).prop_map(|servers| {
-        let (mut all, fleet) = (Vec::new(), Fleet::default());
-        for (place, (weight, is_eligible, is_closed, active)) in servers.into_iter().enumerate() {
-            all.push(Member { is_eligible, ..member(&format!("s{place}"), weight * 7) });
+    let counts = (0_usize..6, 0_u8..3, 5_u64..150);
+    let server = (0_u32..4, prop::bool::weighted(0.8), prop::bool::weighted(0.2), counts);
+    (prop::collection::vec(server, 0..9), any::<bool>()).prop_map(|(servers, is_warm)| {
+        let (mut all, mut fleet) = (Vec::new(), Fleet::default());
+        for (place, (weight, is_eligible, is_closed, counts)) in servers.into_iter().enumerate() {
+            let (active, tier, share) = counts;
+            fleet.shares.push(if is_warm { Share::FULL } else { percent(share) });
+            all.push(Member { is_eligible, tier, ..member(&format!("s{place}"), weight * 7) });
             fleet.closed.borrow_mut().push(is_closed);
             fleet.active.borrow_mut().push(active);
         }
@@ -271,18 +449,21 @@ fn may_be_picked(all: &[Member], fleet: &Fleet, server: usize) -> bool {
     all[server].is_eligible && all[server].weight > 0 && fleet.is_open(server)
 }
 
-/// No open server carries strictly less per weight than the one that was chosen.
+/// No open server of its tier carries strictly less per weight than the one that was chosen.
 fn is_least(all: &[Member], fleet: &Fleet, choice: Choice) -> bool {
-    let load = |server: usize| Load { active: fleet.active(server), weight: all[server].weight };
-    let open = (0..all.len()).filter(|server| may_be_picked(all, fleet, *server));
-    open.map(load).all(|other| other.compare(&load(choice.server)).is_ge())
+    let load = |server: usize| fleet.load(server, all[server].weight);
+    let of_tier = (0..all.len()).filter(|server| all[*server].tier == all[choice.server].tier);
+    of_tier
+        .filter(|server| may_be_picked(all, fleet, *server))
+        .map(load)
+        .all(|other| other.compare(&load(choice.server)).is_ge())
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
-    fn trying_again_and_again_visits_every_open_server_once_and_nobody_else(
+    fn trying_again_and_again_visits_every_open_server_once_by_tier_and_nobody_else(
         (all, before) in scene(),
         seed in 1_u64..,
     ) {
@@ -294,14 +475,36 @@ proptest! {
             while let Some(choice) = chooser.pick(&ask, &fleet) {
                 prop_assert!(may_be_picked(&all, &fleet, choice.server), "{choice:?} of {all:?}");
                 prop_assert_eq!(chooser.pick(&ask, &fleet), Some(choice)); // asked again, the same
-                let is_fair = *kind != Kind::LeastConnections || is_least(&all, &fleet, choice);
+                let is_warm = fleet.shares.iter().all(|share| share.is_full());
+                let is_fair = *kind != Kind::LeastConnections || !is_warm || is_least(&all, &fleet, choice);
                 prop_assert!(is_fair, "{choice:?} of {all:?} in {fleet:?}");
                 visited.push(choice.server);
                 fleet.close(choice.server);
             }
-            prop_assert!(*kind != Kind::First || visited.is_sorted());
+            prop_assert!(visited.is_sorted_by_key(|server| all[*server].tier), "{visited:?} of {all:?}");
+            prop_assert!(*kind != Kind::First || visited.is_sorted_by_key(|server| (all[*server].tier, *server)));
             visited.sort_unstable();
             prop_assert_eq!(&visited, &expected, "{}", kind);
+        }
+    }
+
+    #[test]
+    fn no_server_is_ever_beyond_the_bound_whatever_the_weights_and_the_keys(
+        weights in prop::collection::vec(1_u32..1000, 1..12),
+        percent in 101_u32..300,
+        keys in 1_u64..6,
+        seed in 1_u64..,
+    ) {
+        let chooser = Chooser::new(Kind::ConsistentHash, members(&weights)).with_max_load(Some(percent));
+        let (fleet, mut dice) = (Fleet::idle(weights.len()), Dice(seed));
+        let few: Vec<Ask> = (0..keys).map(|turn| dice.ask(turn)).collect();
+        let whole: u128 = weights.iter().map(|weight| u128::from(*weight)).sum();
+        for turn in 1..300_u128 {
+            let ask = few[(dice.roll() % keys) as usize];
+            let server = chooser.pick(&ask, &fleet).unwrap().server;
+            fleet.connect(server);
+            let most = (turn * u128::from(percent) * u128::from(weights[server])).div_ceil(whole * 100);
+            prop_assert!(fleet.active(server) as u128 <= most, "{:?} of {:?}", fleet.active, weights);
         }
     }
 

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use tidegate::config::plan::{Admin, HealthCheck, Listener, Log, Plan, Pool, Process, Server};
+use tidegate::config::plan::{Admin, Affinity, HealthCheck, Listener, Log, Plan, Pool, Process, Server};
 use tidegate::config::{self, Colour, Format};
 
 fn conf() -> PathBuf {
@@ -83,7 +83,7 @@ fn the_reference_shows_every_key_in_its_table() {
         for key in keys.names {
             let is_shown = match keys.header {
                 "the file" => text.contains(&format!("\n[{key}")),
-                "retry" | "a table of `servers`" | "a table of `steps`" => {
+                "retry" | "affinity" | "a table of `servers`" | "a table of `steps`" => {
                     text.contains(&format!(" {key} = "))
                 }
                 // A table of its own.
@@ -98,10 +98,13 @@ fn the_reference_shows_every_key_in_its_table() {
 #[test]
 fn what_the_reference_comments_out_holds_too() {
     let text = with_every_key().replace("\"least-connections\"", "\"consistent-hash\"");
+    let text = text + "\n[pool.web-static]\nservers = [\"192.0.2.20:8080\"]\n"; // what it falls back to
     let plan = config::parse("all.toml", &text).unwrap().plan;
     assert_eq!(plan.listeners[0].max_connections, Some(10_000));
     assert_eq!(plan.listeners[0].admission.acl.allowed().len(), 2);
     assert_eq!(plan.pools[0].health_check.as_ref().unwrap().port, Some(8008));
+    assert_eq!(plan.pools[0].fallback.as_deref(), Some("web-static"));
+    assert_eq!(plan.pools[0].affinity, Some(Affinity::default()));
     assert_eq!(plan.pools[0].hash_key, Pool::new("web", Vec::new()).hash_key);
 }
 

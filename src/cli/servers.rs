@@ -48,6 +48,7 @@ mod tests {
             state: state.into(),
             why: why.into(),
             weight: 100,
+            tier: 0,
             active: 3,
             total: 4000,
             connect_failures: 0,

@@ -54,7 +54,7 @@ codes! {
         \"1h\", \"7d\". A share is a number and a percent sign in quotes: \"10%\". A rate \
         is a number and a unit of time in quotes: \"1000/s\", \"10/m\", \"100/h\".";
     OutOfRange = "E0105", "The value is of the right type, but smaller or larger than the key allows.";
-    UnknownPool = "E0106", "A listener names a pool that the file does not define.";
+    UnknownPool = "E0106", "A listener, or the `fallback` of a pool, names a pool that the file does not define.";
     NoWeight = "E0107", "Every server of the pool has weight 0, so none may ever get a connection. A server with \
         weight 0 is passed over; one at least needs a positive weight.";
     MissingKey = "E0108", "A key that has no default is missing: a listener needs `bind` and `pool`, a pool \
@@ -74,11 +74,15 @@ codes! {
     NoListener = "E0115", "The file defines no listener, so nobody could connect.";
     Loop = "E0116", "A listener's pool holds an address of that same listener: each connection would come back \
         in as a new one until no descriptor is left.";
+    FallbackLoop = "E0120", "A chain of `fallback` comes back to a pool that was asked before: it would be asked \
+        again and again for a client that nobody can serve.";
+    LongFallback = "E0121", "More pools follow each other by `fallback` than Tidegate asks for one client, who \
+        waits meanwhile.";
     BadPrefix = "E0130", "A network is an IP address and the number of its bits that count, such as \"10.0.0.0/8\" \
         or \"2001:db8::/32\"; the bits behind those are zero. One address alone is a network, too.";
     BadSecret = "E0131", "A password stands in a file of its own, one line, so that the configuration can be shown. \
         The file must exist, be readable for the user that Tidegate runs as, and hold one line of text.";
-    UnusedPool = "W0001", "No listener uses the pool, so it gets no traffic.";
+    UnusedPool = "W0001", "No listener uses the pool and none falls back to it, so it gets no traffic.";
     NoEffect = "W0002", "The key is understood, but another key keeps it from having any effect.";
     SlowCheck = "W0003", "A health check may take longer than the time between two checks: failures are then \
         noticed later than `interval` and `fall` promise.";

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::plan::{
-    AccessLog, AccessOutput, AccessWhen, Admin, Admission, AdmissionMode, Auto, Balance, HashKey,
-    HealthCheck, Http, Level, Listener, Log, LogFormat, Method, OnNoServer, Pool, Probe, Process, Retry,
-    Server, Statuses, Tcp, WhenFull,
+    AccessLog, AccessOutput, AccessWhen, Admin, Admission, AdmissionMode, Affinity, AffinityBy, Auto,
+    Balance, HashKey, HealthCheck, Http, Level, Listener, Log, LogFormat, Method, OnNoServer, Pool, Probe,
+    Process, Retry, Server, Statuses, Tcp, WhenFull,
 };
 
 /// Where the configuration is looked for.
@@ -39,6 +39,8 @@ pub const HASH_KEY: HashKey = HashKey::SourceIp;
 pub const WEIGHT: u32 = 100;
 /// Waiting in the kernel's queue costs nothing and loses nobody.
 pub const WHEN_FULL: WhenFull = WhenFull::Wait;
+/// Off: it is for servers with caches to fill or code to compile, and the operator knows which.
+pub const SLOW_START: Option<Duration> = None;
 pub const ON_NO_SERVER: OnNoServer = OnNoServer::Refuse;
 
 impl Default for Process {
@@ -99,6 +101,13 @@ impl Default for Retry {
     }
 }
 
+impl Default for Affinity {
+    /// Half an hour, as sessions of applications have it; a hundred thousand clients take about 11 MB.
+    fn default() -> Self {
+        Affinity { by: AffinityBy::SourceIp, ttl: Duration::from_secs(30 * 60), max_entries: 100_000 }
+    }
+}
+
 impl Default for HealthCheck {
     fn default() -> Self {
         HealthCheck {
@@ -152,11 +161,15 @@ impl Pool {
             name: name.into(),
             balance: BALANCE,
             hash_key: HASH_KEY,
+            max_load: None,
+            affinity: None,
             servers,
             retry: Retry::default(),
             connect_timeout: CONNECT_TIMEOUT,
             tcp: Tcp::default(),
             on_no_server: ON_NO_SERVER,
+            slow_start: SLOW_START,
+            fallback: None,
             health_check: None,
         }
     }
@@ -165,6 +178,6 @@ impl Pool {
 impl From<SocketAddr> for Server {
     /// A server that is called by its address.
     fn from(address: SocketAddr) -> Self {
-        Server { name: address.to_string(), address, weight: WEIGHT, max_connections: None }
+        Server { name: address.to_string(), address, weight: WEIGHT, max_connections: None, tier: 0 }
     }
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use crate::core::acl::Acl;
+pub use crate::core::affinity::By as AffinityBy;
 pub use crate::core::balance::{HashKey, Kind as Balance};
 pub use crate::core::bucket::Rate;
 use crate::core::outcome::words;
@@ -32,6 +33,12 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The pool of that name and those that it falls back to, in the order in which they are asked.
+    pub fn chain<'p>(&'p self, name: &str) -> impl Iterator<Item = &'p Pool> {
+        let next = |pool: &&Pool| pool.fallback.as_deref().and_then(|name| self.pool(name));
+        std::iter::successors(self.pool(name), next).take(1 + FALLBACKS_MAX)
+    }
+
     /// The pool of that name. A listener's pool always exists: `check.rs` saw to it.
     pub fn pool(&self, name: &str) -> Option<&Pool> {
         self.pools.iter().find(|pool| pool.name == name)
@@ -197,6 +204,11 @@ pub struct Pool {
     pub name: String,
     pub balance: Balance,
     pub hash_key: HashKey,
+    /// Of a consistent hash: how far a server's load may be above the mean, in percent of the mean;
+    /// above 100. `None` is no bound.
+    pub max_load: Option<u32>,
+    /// `None`: clients are not recognised.
+    pub affinity: Option<Affinity>,
     /// At least one, and at least one with a positive weight; names are unique in the pool.
     pub servers: Vec<Server>,
     pub retry: Retry,
@@ -204,9 +216,27 @@ pub struct Pool {
     /// The server's side.
     pub tcp: Tcp,
     pub on_no_server: OnNoServer,
+    /// How long a server that is new or has come back takes to get its full weight; `None` is no time.
+    pub slow_start: Option<Duration>,
+    /// The pool that is asked when this one has no server left; it exists, and no chain of them comes
+    /// back to where it began or is longer than [`FALLBACKS_MAX`].
+    pub fallback: Option<String>,
     /// `None`: the servers are taken to be up.
     pub health_check: Option<HealthCheck>,
 }
+
+/// `affinity`: a client goes to the server that served it before, as long as that server can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Affinity {
+    pub by: AffinityBy,
+    /// Since the client's last connection began.
+    pub ttl: Duration,
+    /// Clients that are known at once; beyond, those are forgotten that have not come for the longest time.
+    pub max_entries: usize,
+}
+
+/// Pools that are asked after the first one. A client waits while each of them is tried.
+pub const FALLBACKS_MAX: usize = 4;
 
 words! {
     /// What a client gets when its pool has no server.
@@ -222,6 +252,8 @@ pub struct Server {
     pub weight: u32,
     /// Connections at once; `None` is no limit.
     pub max_connections: Option<usize>,
+    /// It serves only while no server of a lower tier is up and has room left.
+    pub tier: u8,
 }
 
 /// `retry`: what happens when a server does not take a connection.

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use super::defaults;
 use super::plan::{
-    AccessLog, AccessOutput, Admin, Admission, Auto, HealthCheck, Listener, Log, Plan, Pool, Process, Rate,
-    Retry, Server, Tcp,
+    AccessLog, AccessOutput, Admin, Admission, Affinity, Auto, HealthCheck, Listener, Log, Plan, Pool,
+    Process, Rate, Retry, Server, Tcp,
 };
 use super::units::{write_duration, write_percent};
 use crate::core::prefix::Prefix;
@@ -157,6 +157,13 @@ fn pool(pool: &Pool, out: &mut Out) {
     out.header(format!("pool.{name}"));
     out.key("balance", text(pool.balance.word()));
     out.unless("hash_key", &pool.hash_key, &defaults::HASH_KEY, |key| text(key.word()));
+    if let Some(load) = pool.max_load {
+        out.key("max_load", text(&format!("{load}%")));
+    }
+    if let Some(Affinity { by, ttl, max_entries }) = &pool.affinity {
+        let (by, ttl) = (text(by.word()), length(ttl));
+        out.key("affinity", format_args!("{{ by = {by}, ttl = {ttl}, max_entries = {max_entries} }}"));
+    }
     out.key("servers", "[");
     for it in &pool.servers {
         let _ = writeln!(out.text, "  {},", server(it));
@@ -168,6 +175,10 @@ fn pool(pool: &Pool, out: &mut Out) {
     out.unless("connect_timeout", &pool.connect_timeout, &defaults::CONNECT_TIMEOUT, length);
     tcp(&pool.tcp, out);
     out.unless("on_no_server", &pool.on_no_server, &defaults::ON_NO_SERVER, |word| text(word.word()));
+    out.unless("slow_start", &pool.slow_start, &defaults::SLOW_START, length_or_off);
+    if let Some(fallback) = &pool.fallback {
+        out.key("fallback", text(fallback));
+    }
     match &pool.health_check {
         Some(check) => health_check(&name, check, out),
         None => out.text.push_str("# Without a table health_check, every server is taken to be up.\n"),
@@ -183,6 +194,9 @@ fn server(server: &Server) -> String {
     }
     if let Some(limit) = server.max_connections {
         let _ = write!(more, ", max_connections = {limit}");
+    }
+    if server.tier != 0 {
+        let _ = write!(more, ", tier = {}", server.tier);
     }
     let is_called_by_address = server.name == server.address.to_string();
     match (is_called_by_address, more.is_empty()) {
@@ -250,7 +264,7 @@ mod tests {
     use super::*;
     use crate::config::parse;
     use crate::config::plan::{
-        AccessWhen, Acl, AdmissionMode, Balance, HashKey, Io, Level, LogFormat, WhenFull,
+        AccessWhen, Acl, AdmissionMode, AffinityBy, Balance, HashKey, Io, Level, LogFormat, WhenFull,
     };
 
     fn word<T: Copy + std::fmt::Debug>(all: &'static [T]) -> impl Strategy<Value = T> {
@@ -347,11 +361,12 @@ mod tests {
     }
 
     fn server(number: u16) -> impl Strategy<Value = Server> {
-        (any::<bool>(), 0..1001u32, prop::option::of(1..1000usize)).prop_map(
-            move |(is_named, weight, max_connections)| {
+        (any::<bool>(), 0..1001u32, prop::option::of(1..1000usize), 0..10u8).prop_map(
+            move |(is_named, weight, max_connections, tier)| {
                 let address: std::net::SocketAddr = format!("[2001:db8::{number:x}]:80").parse().unwrap();
                 let name = if is_named { format!("s{number}") } else { address.to_string() };
-                Server { name, address, weight: if number == 0 { 1 } else { weight }, max_connections }
+                let weight = if number == 0 { 1 } else { weight };
+                Server { name, address, weight, max_connections, tier }
             },
         )
     }
@@ -374,15 +389,34 @@ mod tests {
     fn pool(number: u16) -> impl Strategy<Value = Pool> {
         let servers = (0..3u16).map(server).collect::<Vec<_>>();
         let words = (word(Balance::ALL), word(HashKey::ALL));
+        // Only the first one may, or they would form a loop.
+        let fallback = any::<bool>().prop_map(move |falls| (falls && number == 0).then(|| "p-1".to_owned()));
+        let affinity = (word(AffinityBy::ALL), duration(1), 1..1000usize)
+            .prop_map(|(by, ttl, max_entries)| Affinity { by, ttl, max_entries });
+        let more = (prop::option::of(101..1001u32), prop::option::of(affinity));
+        let words = (words, fallback, prop::option::of(duration(1)), more);
         (servers, words, 1..100u32, duration(1), tcp(), prop::option::of(health_check())).prop_map(
-            move |(servers, (balance, hash_key), attempts, connect_timeout, tcp, health_check)| Pool {
-                balance,
-                hash_key,
-                retry: Retry { attempts },
+            move |(
+                servers,
+                (words, fallback, slow_start, more),
+                attempts,
                 connect_timeout,
                 tcp,
                 health_check,
-                ..Pool::new(format!("p-{number}"), servers)
+            )| {
+                Pool {
+                    balance: words.0,
+                    hash_key: words.1,
+                    slow_start,
+                    fallback,
+                    max_load: more.0,
+                    affinity: more.1,
+                    retry: Retry { attempts },
+                    connect_timeout,
+                    tcp,
+                    health_check,
+                    ..Pool::new(format!("p-{number}"), servers)
+                }
             },
         )
     }

@@ -69,6 +69,8 @@ pub struct Listener {
 pub struct Pool {
     pub name: String,
     pub balance: String,
+    /// The pool that is asked when this one has no server left.
+    pub fallback: Option<String>,
     pub servers_up: usize,
     pub servers_total: usize,
     pub active: usize,
@@ -90,6 +92,8 @@ pub struct Server {
     /// One sentence; empty where there is nothing to say.
     pub why: String,
     pub weight: u32,
+    /// Above 0 it stands by for the lower tiers.
+    pub tier: u8,
     pub active: usize,
     pub total: u64,
     pub connect_failures: u64,

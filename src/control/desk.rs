@@ -10,6 +10,7 @@ use jiff::Timestamp;
 
 use super::checks::Checks;
 use super::publisher::{Publisher, ServerKey};
+use super::view;
 use crate::config::plan::{self, Plan};
 use crate::core::health::State;
 use crate::live::ServerLive;
@@ -86,9 +87,17 @@ impl Desk {
     /// A server's new state, for every worker. Says whether it was news.
     pub fn set_state(&self, key: &ServerKey, state: State) -> bool {
         let mut publisher = lock(&self.publisher);
+        let before = view::who_serves(&publisher.snapshot(), &key.pool);
         let is_news = publisher.set_state(key, state);
         if is_news {
             self.publish(&publisher);
+        }
+        let after = view::who_serves(&publisher.snapshot(), &key.pool);
+        drop(publisher);
+        match after.filter(|after| before.as_ref() != Some(after)) {
+            Some((true, serves)) => tracing::info!("pool `{}`: {serves}", key.pool),
+            Some((false, serves)) => tracing::warn!("pool `{}`: {serves}", key.pool),
+            None => {}
         }
         is_news
     }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Error;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::checks::Checked;
 use super::desk::Desk;
@@ -135,7 +135,16 @@ fn pools(snapshot: &Snapshot, page: &mut Page<'_>) -> Result<(), Error> {
         let taken: usize = pool.servers.iter().map(|server| server.live.room.taken()).sum();
         Sample::of(&[("pool", &pool.plan.name)], taken as f64)
     });
-    page.gauge("pool_active_connections", "Connections open to the pool now", active)
+    page.gauge("pool_active_connections", "Connections open to the pool now", active)?;
+    let affinities = snapshot.pools.values().filter_map(|pool| {
+        let (known, forgotten) = pool.live.affinity.count(pool.plan.affinity?.ttl, Instant::now());
+        Some((pool.plan.name.as_str(), known, forgotten))
+    });
+    let affinities: Vec<_> = affinities.collect();
+    let known = affinities.iter().map(|(pool, known, _)| Sample::of(&[("pool", pool)], *known as f64));
+    page.gauge("pool_affinity_entries", "Clients that are known to a server of the pool", known)?;
+    let evicted = affinities.iter().map(|(pool, _, forgotten)| Sample::count(&[("pool", pool)], *forgotten));
+    page.counter("pool_affinity_evictions", "Clients forgotten before their time, for want of room", evicted)
 }
 
 /// What only a server of the plan has.
@@ -147,8 +156,13 @@ fn servers_now(snapshot: &Snapshot, page: &mut Page<'_>) -> Result<(), Error> {
     let up =
         all().map(|(labels, server)| Sample::of(&labels, f64::from(u8::from(server.state == State::Up))));
     page.gauge("server_up", "1 when the server is up", up)?;
-    let weights = all().map(|(labels, server)| Sample::of(&labels, f64::from(server.plan.weight)));
-    page.gauge("server_weight", "Share of the traffic against the other servers", weights)
+    let weights = snapshot.pools.values().flat_map(|pool| {
+        let weight = |server: &Server| pool.share(server, Instant::now).of(server.plan.weight);
+        let weights = pool.servers.iter().map(|server| Sample::of(&labels_of(pool, server), weight(server)));
+        weights.collect::<Vec<_>>()
+    });
+    let help = "Share of the traffic against the other servers, less while a slow start lasts";
+    page.gauge("server_weight", help, weights)
 }
 
 fn labels_of<'a>(pool: &'a Pool, server: &'a Server) -> [(&'static str, &'a str); 2] {

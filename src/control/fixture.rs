@@ -51,18 +51,22 @@ pub fn plan_of(pool: &str, servers: &[&str]) -> Plan {
             name: pool.into(),
             balance: Balance::RoundRobin,
             hash_key: HashKey::SourceIp,
+            max_load: None,
+            affinity: None,
             servers: servers.iter().zip(1u16..).map(|(name, port)| server(name, port)).collect(),
             retry: Retry { attempts: 3 },
             connect_timeout: Duration::from_secs(1),
             tcp,
             on_no_server: OnNoServer::Refuse,
+            slow_start: None,
+            fallback: None,
             health_check: None,
         }],
     }
 }
 
 pub fn server(name: &str, port: u16) -> Server {
-    Server { name: name.into(), address: ([127, 0, 0, 1], port).into(), weight: 100, max_connections: None }
+    Server { name: name.into(), ..Server::from(std::net::SocketAddr::from(([127, 0, 0, 1], port))) }
 }
 
 /// Quick enough for a test: every 20 ms, up after 1, down after 2.

@@ -14,7 +14,7 @@ use crate::config::plan::{self, Auto, Plan};
 use crate::core::balance::{Chooser, Member};
 use crate::core::health::State;
 use crate::live::gate::Gate;
-use crate::live::{ListenerLive, Loads, PoolLive, Room, ServerLive};
+use crate::live::{Answers, ListenerLive, Loads, PoolLive, Room, ServerLive, Warmup};
 use crate::snapshot::{Listener, Pool, Server, Snapshot};
 use crate::telemetry::counters::PerWorker;
 use crate::telemetry::stats::Flow;
@@ -94,8 +94,13 @@ impl Publisher {
     pub fn set_state(&mut self, key: &ServerKey, state: State) -> bool {
         let Some(pool) = self.current.pools.get(&key.pool) else { return false };
         let is_it = |server: &Server| server.plan.name == key.name && server.plan.address == key.address;
-        if !pool.servers.iter().any(|server| is_it(server) && server.state != state) {
+        let Some(server) = pool.servers.iter().find(|server| is_it(server) && server.state != state) else {
             return false;
+        };
+        // At the first check of all, everybody is new and nobody needs to begin slowly.
+        let is_back = server.state != State::Checking || server.live.warmup.has_begun();
+        if state == State::Up && is_back {
+            server.live.warmup.begin(Instant::now());
         }
         let servers = pool.servers.iter().map(|server| Server {
             plan: server.plan.clone(),
@@ -123,8 +128,8 @@ impl Publisher {
 
     fn publish(&mut self, plan: &Plan) {
         let previous = Arc::clone(&self.current);
-        let pools: BTreeMap<_, _> =
-            plan.pools.iter().map(|pool| (pool.name.clone(), Arc::new(self.pool(pool, &previous)))).collect();
+        let loose = plan.pools.iter().map(|pool| (pool.name.clone(), self.pool(pool, &previous)));
+        let pools = linked(loose.collect(), BTreeMap::new());
         let listeners = plan
             .listeners
             .iter()
@@ -152,18 +157,23 @@ impl Publisher {
             Arc::new(ListenerLive { name, room, gate, stats: PerWorker::new(workers) })
         });
         live.room.set_limit(limit);
-        let path = (plan.name.clone(), plan.pool.clone());
-        let flow = self
-            .registry
-            .flows
-            .entry(path)
-            .or_insert_with(|| Arc::new(Flow::new(plan.name.clone(), plan.pool.clone(), workers)));
-        Listener { plan: plan.clone(), live: Arc::clone(live), pool, flow: Arc::clone(flow) }
+        let live = Arc::clone(live);
+        let flow = self.flow(&plan.name, &plan.pool);
+        let fallback_flows =
+            pool.chain().skip(1).map(|pool| self.flow(&plan.name, &pool.plan.name)).collect();
+        Listener { plan: plan.clone(), live, pool, flow, fallback_flows }
+    }
+
+    fn flow(&mut self, listener: &str, pool: &str) -> Arc<Flow> {
+        let workers = self.workers;
+        let new = || Arc::new(Flow::new(listener.to_owned(), pool.to_owned(), workers));
+        Arc::clone(self.registry.flows.entry((listener.to_owned(), pool.to_owned())).or_insert_with(new))
     }
 
     fn pool(&mut self, plan: &plan::Pool, previous: &Snapshot) -> Pool {
         let before = previous.pools.get(&plan.name);
         let live = Arc::clone(self.registry.pools.entry(plan.name.clone()).or_default());
+        live.affinity.set_limit(plan.affinity.map_or(0, |affinity| affinity.max_entries));
         let servers = plan
             .servers
             .iter()
@@ -171,6 +181,11 @@ impl Publisher {
                 plan: server.clone(),
                 live: self.server_live(&plan.name, server),
                 state: state_at_start(plan, server, before),
+            })
+            .inspect(|server| {
+                if before.is_some_and(|before| is_new(server, before)) {
+                    server.live.warmup.begin(Instant::now());
+                }
             })
             .collect();
         finished(plan.clone(), live, servers, before)
@@ -185,6 +200,8 @@ impl Publisher {
                 name: plan.name.clone(),
                 address: plan.address,
                 room: Room::new(limit),
+                warmup: Warmup::new(),
+                answers: Answers::default(),
                 stats: PerWorker::new(workers),
             })
         });
@@ -192,21 +209,28 @@ impl Publisher {
         Arc::clone(live)
     }
 
-    /// The same world with one pool replaced; all else is shared with the snapshot before.
+    /// The same world with one pool replaced, and with it the pools that fall back to it; all else is
+    /// shared with the snapshot before.
     fn replace_pool(&mut self, changed: Pool) {
-        let changed = Arc::new(changed);
         let old = &self.current;
-        let mut pools = old.pools.clone();
-        pools.insert(changed.plan.name.clone(), Arc::clone(&changed));
+        let leads_to_it = |pool: &Arc<Pool>| pool.chain().any(|pool| pool.plan.name == changed.plan.name);
+        let (stale, kept): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            old.pools.clone().into_iter().partition(|(_, pool)| leads_to_it(pool));
+        let mut loose: BTreeMap<_, _> =
+            stale.iter().map(|(name, pool)| (name.clone(), unlinked(pool))).collect();
+        loose.insert(changed.plan.name.clone(), changed);
+        let pools = linked(loose, kept);
         let listeners = old.listeners.iter().map(|(name, listener)| {
-            if listener.pool.plan.name != changed.plan.name {
+            let pool = pools.get(&listener.pool.plan.name).unwrap_or(&listener.pool);
+            if Arc::ptr_eq(pool, &listener.pool) {
                 return (name.clone(), Arc::clone(listener));
             }
             let listener = Listener {
                 plan: listener.plan.clone(),
                 live: Arc::clone(&listener.live),
-                pool: Arc::clone(&changed),
+                pool: Arc::clone(pool),
                 flow: Arc::clone(&listener.flow),
+                fallback_flows: listener.fallback_flows.clone(),
             };
             (name.clone(), Arc::new(listener))
         });
@@ -217,6 +241,40 @@ impl Publisher {
             listeners: listeners.collect(),
             pools,
         });
+    }
+}
+
+/// Gives each loose pool its fallback, from among them or from those that are linked already. The pools
+/// at the ends of the chains come first, so there are no more rounds than a chain is long.
+fn linked(
+    mut loose: BTreeMap<String, Pool>,
+    mut linked: BTreeMap<String, Arc<Pool>>,
+) -> BTreeMap<String, Arc<Pool>> {
+    while !loose.is_empty() {
+        let is_ready = |pool: &Pool| pool.plan.fallback.as_ref().is_none_or(|name| linked.contains_key(name));
+        let (ready, rest): (BTreeMap<_, _>, _) = loose.into_iter().partition(|(_, pool)| is_ready(pool));
+        // `check.rs` saw to it that every chain ends; in one that did not, nobody would have a fallback.
+        let (ready, rest) = if ready.is_empty() { (rest, ready) } else { (ready, rest) };
+        let fallback_of =
+            |pool: &Pool| pool.plan.fallback.as_ref().and_then(|name| linked.get(name)).cloned();
+        let ready: Vec<_> = ready
+            .into_iter()
+            .map(|(name, pool)| (name, Arc::new(Pool { fallback: fallback_of(&pool), ..pool })))
+            .collect();
+        linked.extend(ready);
+        loose = rest;
+    }
+    linked
+}
+
+/// The same pool, to be given its fallback anew.
+fn unlinked(pool: &Pool) -> Pool {
+    Pool {
+        plan: pool.plan.clone(),
+        live: Arc::clone(&pool.live),
+        servers: pool.servers.clone(),
+        chooser: pool.chooser.clone(),
+        fallback: None,
     }
 }
 
@@ -250,6 +308,12 @@ fn state_at_start(plan: &plan::Pool, server: &plan::Server, before: Option<&Arc<
         .map_or(State::Checking, |old| old.state)
 }
 
+/// A server that others have been serving without: it was not there, or had no weight.
+fn is_new(server: &Server, before: &Pool) -> bool {
+    let was_there = |old: &Server| Arc::ptr_eq(&old.live, &server.live) && old.plan.weight > 0;
+    server.plan.weight > 0 && !before.servers.iter().any(was_there)
+}
+
 /// The pool with its chooser: the one place where a chooser is made. The one before lends its
 /// table where names and weights are the same, so a server that goes up or down costs no new one.
 fn finished(plan: plan::Pool, live: Arc<PoolLive>, servers: Vec<Server>, before: Option<&Arc<Pool>>) -> Pool {
@@ -258,7 +322,8 @@ fn finished(plan: plan::Pool, live: Arc<PoolLive>, servers: Vec<Server>, before:
         Some(before) => before.chooser.rebuilt(plan.balance, members),
         None => Chooser::new(plan.balance, members),
     };
-    Pool { plan, live, servers, chooser }
+    let chooser = chooser.with_max_load(plan.max_load);
+    Pool { plan, live, servers, chooser, fallback: None }
 }
 
 /// Who may be chosen: servers that are up. Where none is, those not checked yet stand in, since
@@ -275,6 +340,7 @@ fn members(servers: &[Server]) -> Vec<Member> {
             name: server.plan.name.clone(),
             weight: server.plan.weight,
             is_eligible: server.state == standing,
+            tier: server.plan.tier,
         })
         .collect()
 }
@@ -381,6 +447,57 @@ mod tests {
         assert_eq!((back.live.room.taken(), back.state), (1, State::Checking));
         assert!(publisher.retired().is_empty());
         drop(place);
+    }
+
+    #[test]
+    fn a_change_of_health_is_seen_through_every_pool_that_falls_back_to_it() {
+        let mut plan = plan_of("api", &["a"]);
+        for (name, fallback) in [("second", Some("third")), ("third", None), ("other", None)] {
+            let fallback = fallback.map(str::to_owned);
+            plan.pools.push(plan::Pool { name: name.into(), fallback, ..plan.pools[0].clone() });
+        }
+        plan.pools[0].fallback = Some("second".into());
+        let mut publisher = Publisher::new(&plan, 1, 100);
+        let before = publisher.snapshot();
+        let names = |pool: &Arc<Pool>| pool.chain().map(|pool| pool.plan.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&before.listeners["web"].pool), ["api", "second", "third"]);
+
+        assert!(publisher.set_state(&key("third", &plan.pools[2].servers[0]), State::Down));
+
+        let after = publisher.snapshot();
+        let web = &after.listeners["web"];
+        assert_eq!(names(&web.pool), ["api", "second", "third"]);
+        assert_eq!(web.pool.chain().last().expect("three").servers[0].state, State::Down);
+        assert_eq!(after.pools["second"].chain().last().expect("two").servers[0].state, State::Down);
+        assert!(Arc::ptr_eq(&before.pools["other"], &after.pools["other"]));
+        let flows: Vec<_> = web.fallback_flows.iter().map(|flow| flow.pool.as_str()).collect();
+        assert_eq!(flows, ["second", "third"]);
+    }
+
+    #[test]
+    fn who_is_new_or_has_come_back_begins_slowly_and_nobody_else() {
+        let mut plan = plan_of("api", &["a", "b", "idle"]);
+        plan.pools[0].health_check = Some(a_check());
+        plan.pools[0].servers[2].weight = 0;
+        let new = plan.pools[0].servers.remove(1);
+        let mut publisher = Publisher::new(&plan, 1, 100);
+        let begun = |publisher: &Publisher| {
+            let pool = Arc::clone(&publisher.snapshot().pools["api"]);
+            let begun = pool.servers.iter().filter(|server| server.live.warmup.has_begun());
+            begun.map(|server| server.plan.name.clone()).collect::<Vec<_>>()
+        };
+        let a = key("api", &plan.pools[0].servers[0]);
+        publisher.set_state(&a, State::Up);
+        publisher.apply(&plan);
+        assert!(begun(&publisher).is_empty(), "all began together, and a reload changes nothing of it");
+
+        plan.pools[0].servers.push(new);
+        plan.pools[0].servers[1].weight = 100;
+        publisher.apply(&plan);
+        assert_eq!(begun(&publisher), ["idle", "b"]);
+        publisher.set_state(&a, State::Down);
+        publisher.set_state(&a, State::Up);
+        assert_eq!(begun(&publisher), ["a", "idle", "b"]);
     }
 
     #[test]

@@ -5,9 +5,10 @@ use super::checks::{Checked, Found, Last};
 use super::desk::Desk;
 use super::publisher::ServerKey;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::core::health::State;
-use crate::snapshot::{Listener, Pool, Server};
+use crate::snapshot::{Listener, Pool, Server, Snapshot};
 
 /// The version of the binary, as every view tells it.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -69,6 +70,7 @@ pub fn pools(desk: &Desk) -> Vec<api::Pool> {
     let shown = |pool: &Pool| api::Pool {
         name: pool.plan.name.clone(),
         balance: pool.plan.balance.to_string(),
+        fallback: pool.plan.fallback.clone(),
         servers_up: servers_in(pool, State::Up),
         servers_total: pool.servers.len(),
         active: pool.servers.iter().map(|server| server.live.room.taken()).sum(),
@@ -94,8 +96,9 @@ fn server(desk: &Desk, pool: &Pool, server: &Server) -> api::Server {
         name: server.plan.name.clone(),
         address: server.plan.address.to_string(),
         state: server.state.to_string(),
-        why: why_server(server, last.as_ref()),
+        why: why_server(pool, server, last.as_ref()),
         weight: server.plan.weight,
+        tier: server.plan.tier,
         active: server.live.room.taken(),
         total: stats.sum(|stats| stats.connections.get()),
         connect_failures: stats.sum(|stats| stats.connect_failures.total()),
@@ -147,15 +150,56 @@ fn why_pool(pool: &Pool) -> String {
     let parts = [(State::Down, "down"), (State::Checking, "not checked yet")];
     let told = parts.map(|(state, word)| (names(state), word));
     let told = told.iter().filter(|(names, _)| !names.is_empty());
-    told.map(|(names, word)| format!("{word}: {names}")).collect::<Vec<_>>().join("; ")
+    let mut told: Vec<_> = told.map(|(names, word)| format!("{word}: {names}")).collect();
+    let first = pool.servers.iter().filter(|server| server.plan.weight > 0).map(|s| s.plan.tier).min();
+    match serving_tier(pool) {
+        Some(tier) if Some(tier) != first => {
+            told.push(format!("tier {tier} serves: no lower one has a server that is up and has room left"));
+        }
+        Some(_) => {}
+        None => {
+            told.extend(pool.plan.fallback.as_ref().map(|name| format!("clients go to the pool `{name}`")));
+        }
+    }
+    told.join("; ")
 }
 
-fn why_server(server: &Server, last: Option<&Last>) -> String {
+/// Which servers of a pool serve, in one clause for the log, and whether it is those that should.
+/// Only health counts: servers that are full from one moment to the next would fill the log.
+pub fn who_serves(snapshot: &Snapshot, pool: &str) -> Option<(bool, String)> {
+    let pool = snapshot.pools.get(pool)?;
+    let of = |server: &&Server| server.plan.weight > 0;
+    let up = pool.servers.iter().filter(of).filter(|server| server.state == State::Up);
+    let first = pool.servers.iter().filter(of).map(|server| server.plan.tier).min();
+    Some(match (up.map(|server| server.plan.tier).min(), &pool.plan.fallback) {
+        (None, None) => (false, "no server is up".into()),
+        (None, Some(fallback)) => (false, format!("no server is up, clients go to the pool `{fallback}`")),
+        (tier, _) if tier == first => (true, "its servers serve".into()),
+        (Some(tier), _) => (false, format!("tier {tier} serves: no server of a lower tier is up")),
+    })
+}
+
+/// The tier that would take a client now; `None` where no server is up and has room left.
+fn serving_tier(pool: &Pool) -> Option<u8> {
+    let serves =
+        |server: &&Server| server.state == State::Up && server.plan.weight > 0 && !server.live.room.is_full();
+    pool.servers.iter().filter(serves).map(|server| server.plan.tier).min()
+}
+
+fn why_server(pool: &Pool, server: &Server, last: Option<&Last>) -> String {
     match (server.state, last) {
         (State::Down, Some(last)) => found_text(&last.found),
         (State::Checking, _) => "waiting for its first check".into(),
         (State::Up, _) if server.plan.weight == 0 => "weight 0: gets no new connections".into(),
         (State::Up, _) if server.live.room.is_full() => "at its max_connections".into(),
+        (State::Up, _) if !pool.share(server, Instant::now).is_full() => {
+            let share = pool.share(server, Instant::now).of(100);
+            format!("slow start: has {share:.0}% of its weight")
+        }
+        (State::Up, _) if server.plan.tier > 0 => match serving_tier(pool) {
+            Some(tier) if tier < server.plan.tier => format!("stands by while tier {tier} serves"),
+            _ => format!("serves for the tiers below {}", server.plan.tier),
+        },
         _ => String::new(),
     }
 }
@@ -197,6 +241,18 @@ mod tests {
     }
 
     #[test]
+    fn standby_servers_say_whether_they_serve() {
+        let mut plan = plan_of("api", &["a", "b"]);
+        plan.pools[0].servers[1].tier = 1;
+        let desk = desk_of(&plan);
+        let whys = || (pools(&desk).remove(0).why, servers(&desk).remove(1).why);
+        assert_eq!(whys(), (String::new(), "stands by while tier 0 serves".into()));
+        desk.set_state(&ServerKey::new("api", &plan.pools[0].servers[0]), State::Down);
+        let serves = "down: `a`; tier 1 serves: no lower one has a server that is up and has room left";
+        assert_eq!(whys(), (serves.into(), "serves for the tiers below 1".into()));
+    }
+
+    #[test]
     fn a_server_that_is_down_says_what_its_last_check_found() {
         let mut plan = plan_of("api", &["a"]);
         plan.pools[0].health_check = Some(a_check());
@@ -230,11 +286,11 @@ mod tests {
         );
         assert_eq!(
             keys(first(serde_json::to_value(pools(&desk)).expect("JSON"))),
-            "active balance name queued servers_total servers_up state why"
+            "active balance fallback name queued servers_total servers_up state why"
         );
         assert_eq!(
             keys(first(serde_json::to_value(servers(&desk)).expect("JSON"))),
-            "active address connect_failures last_check name pool state total weight why"
+            "active address connect_failures last_check name pool state tier total weight why"
         );
     }
 }

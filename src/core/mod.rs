@@ -8,4 +8,7 @@ pub mod table; // how many connections each source has
 pub mod bucket; // how many in a while
 pub mod health; // up or down, from the results of checks
 pub mod spread; // which worker serves a client
+pub mod slow_start; // how much a server gets that has only just begun
+pub mod latency; // how long a server takes to answer
+pub mod affinity; // who was served by whom
 pub mod balance; // which server takes a connection

@@ -23,7 +23,7 @@ pub(super) fn cut_off(cut: Cut, visit: &Visit) -> Close {
 pub(super) fn close(visit: &Visit, close: Close, worker: &Worker) {
     let total = worker.net.now().saturating_duration_since(visit.accepted);
     visit.count_bytes(worker.index);
-    visit.flow.count(worker.index, &close);
+    visit.flow.borrow().count(worker.index, &close);
     let stats = visit.listener.stats.of(worker.index);
     stats.duration.observe(total);
     if close.phase == Phase::Accept {
@@ -52,7 +52,8 @@ fn record(visit: &Visit, close: Close, worker: &Worker, total: std::time::Durati
         generation: visit.generation,
         client: visit.client,
         local: visit.local,
-        route: (close.phase != Phase::Accept).then(|| Routed { pool: visit.flow.pool.clone(), server }),
+        route: (close.phase != Phase::Accept)
+            .then(|| Routed { pool: visit.flow.borrow().pool.clone(), server }),
         attempts: attempts
             .iter()
             .map(|one| Attempt { server: one.server.name.clone(), took: one.took, error: one.error })

@@ -1,4 +1,5 @@
-//! Servers in order of preference, until one takes the connection.
+//! Servers in order of preference, until one takes the connection; and where none of a pool does,
+//! those of the pool that it falls back to.
 //!
 //! A server that refuses or does not answer in time is not asked again for this client; the
 //! next choice is, within `retry.attempts`, and the client does not notice. A client that
@@ -6,8 +7,9 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::iter;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use nix::libc;
@@ -17,11 +19,14 @@ use super::admit::Admitted;
 use super::visit::{Attempt, Visit};
 use super::worker::Worker;
 use crate::config::plan;
+use crate::core::affinity;
 use crate::core::balance::{self, Ask, Choice, Field};
 use crate::core::outcome::{By, Close, How, Phase, Reason};
-use crate::live::Permit;
+use crate::core::slow_start::Share;
+use crate::live::{Permit, ServerLive, Tie};
 use crate::net::{Either, Sock, either};
-use crate::snapshot::{Pool, Server};
+use crate::snapshot::{Listener, Pool, Server};
+use crate::telemetry::stats::Flow;
 
 /// Most dials are over sooner, and then nobody had to be watched.
 const WATCH_CLIENT_AFTER: Duration = Duration::from_millis(10);
@@ -33,40 +38,55 @@ pub(super) struct Joined {
     pub(super) _places: Places,
     /// The server's place, given back when the connection ends.
     pub(super) _lease: Permit,
+    /// The pool that served.
+    pub(super) pool: Arc<Pool>,
 }
 
 /// # Errors
 /// How it ended when no server took the client, or the client did not wait.
 pub(super) async fn connect(
     admitted: Admitted,
+    listener: &Listener,
     pool: &Arc<Pool>,
     visit: &Visit,
     worker: &Worker,
 ) -> Result<Joined, Close> {
-    let search = Search { pool, visit, worker, tried: RefCell::default() };
-    let ask = search.ask();
-    let mut last = None;
-    for attempt in 0..pool.plan.retry.attempts {
-        let Some((choice, lease)) = search.choose(&ask) else { break };
-        let server = &pool.servers[choice.server];
-        if attempt > 0 {
-            server.live.stats.of(worker.index).retries.add(1);
-        }
-        match search.dial(server, choice, &admitted.sock).await? {
-            Ok(sock) => {
-                let Admitted { sock: client, places } = admitted;
-                return Ok(Joined { client, server: sock, _places: places, _lease: lease });
+    let Admitted { sock: client, places } = admitted;
+    let flows = iter::once(None).chain(listener.fallback_flows.iter().map(Some));
+    let mut end = None;
+    for (pool, flow) in pool.chain().zip(flows) {
+        let tries = visit.attempts.borrow().len();
+        let search = Search { pool, flow, visit, worker, tried: RefCell::default() };
+        match search.run(&client).await? {
+            Ok((server, lease)) => {
+                let pool = Arc::clone(pool);
+                return Ok(Joined { client, server, _places: places, _lease: lease, pool });
             }
-            Err(failure) if failure.is_ours() => return Err(failure.close(server)),
-            Err(failure) => last = Some((failure, server)),
+            // A pool with nobody to try has nothing to add to what the ones before it met.
+            Err(close) if end.is_none() || visit.attempts.borrow().len() > tries => end = Some(close),
+            Err(_) => {}
         }
     }
-    Err(search.give_up(last))
+    let close = end.unwrap_or_else(|| refusal(Reason::NoHealthyServer, "there is no pool".to_owned()));
+    Err(with_fallbacks(close, pool, visit))
 }
 
-/// The search of one client for a server.
+/// Says that the other pools had no server either.
+fn with_fallbacks(close: Close, pool: &Arc<Pool>, visit: &Visit) -> Close {
+    let others: Vec<_> = pool.chain().skip(1).map(|pool| format!("`{}`", pool.plan.name)).collect();
+    if others.is_empty() || !visit.attempts.borrow().is_empty() {
+        return close;
+    }
+    let detail =
+        format!("{}, and no server is left in what it falls back to: {}", close.detail, others.join(", "));
+    Close { detail: detail.into(), ..close }
+}
+
+/// The search of one client for a server of one pool.
 struct Search<'a> {
     pool: &'a Pool,
+    /// Where the connection is counted if a server of this pool is tried; `None`: there already.
+    flow: Option<&'a Arc<Flow>>,
     visit: &'a Visit,
     worker: &'a Worker,
     /// Servers asked already, or found full. At most as many as the pool has.
@@ -81,9 +101,37 @@ impl Field for Search<'_> {
     fn active(&self, server: usize) -> usize {
         self.pool.servers[server].live.room.taken()
     }
+
+    fn latency(&self, server: usize) -> Option<u32> {
+        self.pool.servers[server].live.answers.us(self.worker.net.now())
+    }
+
+    fn share(&self, server: usize) -> Share {
+        self.pool.share(&self.pool.servers[server], || self.worker.net.now())
+    }
 }
 
 impl Search<'_> {
+    /// A server and the place on it, or why none of this pool took the client. The outer error ends the
+    /// search in every pool.
+    async fn run(&self, client: &Sock) -> Result<Result<(Sock, Permit), Close>, Close> {
+        let ask = self.ask();
+        let mut last = None;
+        for _ in 0..self.pool.plan.retry.attempts {
+            let Some((choice, lease)) = self.choose(&ask) else { break };
+            let server = &self.pool.servers[choice.server];
+            if !self.visit.attempts.borrow().is_empty() {
+                server.live.stats.of(self.worker.index).retries.add(1);
+            }
+            match self.dial(server, choice, client).await? {
+                Ok(sock) => return Ok(Ok((sock, lease))),
+                Err(failure) if failure.is_ours() => return Err(failure.close(server)),
+                Err(failure) => last = Some((failure, server)),
+            }
+        }
+        Ok(Err(self.give_up(last)))
+    }
+
     fn ask(&self) -> Ask {
         let plan = &self.pool.plan;
         let key = match plan.balance {
@@ -98,11 +146,35 @@ impl Search<'_> {
     fn choose(&self, ask: &Ask) -> Option<(Choice, Permit)> {
         loop {
             let choice = self.pool.chooser.pick(ask, self)?;
+            let choice = self.known_server(choice).unwrap_or(choice);
             self.tried.borrow_mut().push(choice.server);
             if let Some(lease) = self.pool.servers[choice.server].live.room.take() {
+                if let Some(flow) = self.flow {
+                    self.visit.flow.replace(Arc::clone(flow));
+                }
                 return Some((choice, lease));
             }
         }
+    }
+
+    /// The server that this client is known to, where the pool keeps an affinity and that server can serve.
+    fn known_server(&self, chosen: Choice) -> Option<Choice> {
+        let affinity = self.pool.plan.affinity?;
+        let key = match affinity.by {
+            affinity::By::SourceIp => affinity::Key::source(self.visit.client.ip()),
+        };
+        let servers = &self.pool.servers;
+        let proposed = &servers[chosen.server].live;
+        let tie = |known: &Weak<ServerLive>| {
+            let place = servers.iter().position(|server| Weak::as_ptr(known) == Arc::as_ptr(&server.live));
+            let again = place.and_then(|place| self.pool.chooser.again(place, &chosen));
+            match again {
+                Some(again) if self.is_open(again.server) => Tie::Holds(again),
+                Some(again) if !self.tried.borrow().contains(&again.server) => Tie::Rests,
+                _ => Tie::Breaks,
+            }
+        };
+        self.pool.live.affinity.settle(key, affinity.ttl, self.worker.net.now(), proposed, tie)
     }
 
     /// Connects to one server and notes how it went. The outer error ends the search.
@@ -127,6 +199,11 @@ impl Search<'_> {
             Either::Right(error) => return Err(client_gone(&error)),
         };
         let took = net.now().saturating_duration_since(begun);
+        if plan.balance == plan::Balance::Fastest && !result.as_ref().is_err_and(Failure::is_ours) {
+            // A server that refuses at once is not a fast one.
+            let took = if result.is_ok() { took } else { took.max(plan.connect_timeout) };
+            server.live.answers.observe(took, net.now());
+        }
         let stats = server.live.stats.of(self.worker.index);
         match &result {
             Ok(_) => {
@@ -149,12 +226,14 @@ impl Search<'_> {
     fn give_up(&self, last: Option<(Failure, &Server)>) -> Close {
         let tries = self.visit.attempts.borrow().len();
         let pool = &self.pool.plan.name;
+        let of =
+            if self.flow.is_none() { format!("of pool `{pool}`") } else { "of several pools".to_owned() };
         match last {
             Some((failure, server)) if tries == 1 => failure.close(server),
             Some((failure, server)) => Close {
                 reason: Reason::AllAttemptsFailed,
                 detail: format!(
-                    "{tries} servers of pool `{pool}` were tried and none took the connection; the last, {}",
+                    "{tries} servers {of} were tried and none took the connection; the last, {}",
                     failure.told_of(server)
                 )
                 .into(),

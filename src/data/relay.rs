@@ -30,7 +30,7 @@ pub(super) fn relay(
     visit: &Visit,
     worker: &Worker,
 ) -> impl Future<Output = Close> + use<> {
-    let Joined { client, server, _places, _lease } = joined;
+    let Joined { client, server, _places, _lease, .. } = joined;
     let relaying = worker.net.relay(client, server, patience, Rc::clone(&visit.tally));
     async move {
         let _held = (_places, _lease);

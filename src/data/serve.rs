@@ -38,8 +38,8 @@ async fn live(client: Client, visit: &Visit, world: Arc<Listener>, worker: &Work
     let admitted = admit(client)?;
     let pool = route(&world);
     // Boxed, so that what connecting needs is given back before the connection idles.
-    let joined = Box::pin(connect(admitted, pool, visit, worker)).await?;
-    let patience = patience(&world, pool);
+    let joined = Box::pin(connect(admitted, &world, pool, visit, worker)).await?;
+    let patience = patience(&world, &joined.pool);
     drop(world); // an open connection holds no snapshot
     Ok(relay(joined, patience, visit, worker).await)
 }

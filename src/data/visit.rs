@@ -25,7 +25,8 @@ pub(super) struct Visit {
     pub(super) client: SocketAddr,
     pub(super) local: SocketAddr,
     pub(super) listener: Arc<ListenerLive>,
-    pub(super) flow: Arc<Flow>,
+    /// Of the pool that serves it: another one once a fallback has been asked.
+    pub(super) flow: RefCell<Arc<Flow>>,
     pub(super) attempts: RefCell<Vec<Attempt>>,
     pub(super) connected_after: Cell<Option<Duration>>,
     pub(super) tally: Rc<Tally>,
@@ -77,7 +78,7 @@ impl Visit {
             client,
             local,
             listener,
-            flow,
+            flow: RefCell::new(flow),
             attempts: RefCell::default(),
             connected_after: Cell::new(None),
             tally: Rc::default(),

@@ -93,6 +93,22 @@ fn a_server_that_does_not_answer_costs_its_connect_timeout_and_no_more() {
 }
 
 #[test]
+fn by_speed_a_server_that_refuses_is_not_a_fast_one() {
+    let servers = [Greeter::start("a"), Greeter::start("b")];
+    let dead = format!("{{ name = \"dead\", address = \"{}\" }}", nobody());
+    let all = [servers[0].toml(), dead, servers[1].toml()];
+    let (text, front) = config(&all, "", "balance = \"fastest\"");
+    let daemon = Daemon::start(&text);
+    let counts = counts((0..300).map(|_| served_by(front)));
+    assert_eq!(counts.keys().collect::<Vec<_>>(), ["a", "b"], "both are tried, and nobody else answers");
+    assert_eq!(counts.values().sum::<usize>(), 300);
+    let tried = daemon.metric("tidegate_server_connect_failures_total", &[("server", "dead")]);
+    assert_eq!(tried, 1.0, "it is new, so it is tried, and then it is known");
+    let log = daemon.access_log_of(300);
+    assert!(word(&log[299], "balance").starts_with("fastest:0@"), "{}", log[299]);
+}
+
+#[test]
 fn no_server_is_asked_twice_for_one_client_and_attempts_are_bounded() {
     let dead: Vec<String> = (0..5).map(|_| format!("\"{}\"", nobody())).collect();
     let (text, front) = config(&dead, "", "balance = \"random\"\nretry = { attempts = 3 }");

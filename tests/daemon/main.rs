@@ -5,13 +5,17 @@ mod support;
 
 mod account; // every connection ends in one word, and all views tell the same one
 mod admission; // who may come in
+mod affinity; // a client comes back to its server
 mod checks; // health checks, of servers that answer well and badly
 mod choose; // which server, and what happens when it does not take the client
 mod exhausted; // descriptors and ports run out
 mod fallback; // io_uring is denied, missing or short of something
+mod fallback_pool; // another pool's servers, when one has none left
 mod limits; // never more than N
 mod observe; // what operators see
 mod peers; // scripted servers and clients
 mod reload; // SIGHUP
+mod slow_start; // a server that is new gets its share little by little
 mod spread; // how even workers are
 mod stop; // SIGTERM, and its friends
+mod tiers; // servers that stand by for others

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
 
+use super::fallback;
 use super::listener::ListenerAt;
 use super::pool::PoolAt;
 use super::process::AdminAt;
@@ -19,18 +20,20 @@ pub fn check(
     pools: &[PoolAt],
     found: &mut Mistakes,
 ) {
-    check_pools(listeners, pools, found);
+    let is_settled = fallback::check(pools, found);
+    check_pools(listeners, pools, is_settled, found);
     check_ports(admin, listeners, found);
     check_loops(listeners, pools, found);
     check_limits(process, listeners, found);
 }
 
-fn check_pools(listeners: &[ListenerAt], pools: &[PoolAt], found: &mut Mistakes) {
-    let names: HashSet<_> = pools.iter().map(|pool| pool.plan.name.as_str()).collect();
-    let mut is_settled = !listeners.is_empty();
+/// Every listener's pool, and every pool's listener; `is_settled` says that all fallbacks are known.
+fn check_pools(listeners: &[ListenerAt], pools: &[PoolAt], is_settled: bool, found: &mut Mistakes) {
+    let names = fallback::by_name(pools);
+    let mut is_settled = is_settled && !listeners.is_empty();
     for listener in listeners {
         match &listener.pool_span {
-            Some(_) if names.contains(listener.plan.pool.as_str()) => {}
+            Some(_) if names.contains_key(listener.plan.pool.as_str()) => {}
             Some(span) => {
                 is_settled = false;
                 found.add(unknown_pool(&listener.plan.pool, span.clone(), pools));
@@ -40,7 +43,8 @@ fn check_pools(listeners: &[ListenerAt], pools: &[PoolAt], found: &mut Mistakes)
     }
     // While a listener's pool is in doubt, the pool that nobody uses is likely the one it meant.
     if is_settled {
-        let used: HashSet<_> = listeners.iter().map(|listener| listener.plan.pool.as_str()).collect();
+        let chains = listeners.iter().flat_map(|listener| fallback::chain(&listener.plan.pool, &names));
+        let used: HashSet<_> = chains.map(|pool| pool.plan.name.as_str()).collect();
         for pool in pools.iter().filter(|pool| !used.contains(pool.plan.name.as_str())) {
             let message = format!("no listener uses the pool {}", quoted(&pool.plan.name));
             let mistake = Mistake::new(Code::UnusedPool, pool.name_span.clone(), message);
@@ -49,7 +53,7 @@ fn check_pools(listeners: &[ListenerAt], pools: &[PoolAt], found: &mut Mistakes)
     }
 }
 
-fn unknown_pool(name: &str, span: Range<usize>, pools: &[PoolAt]) -> Mistake {
+pub fn unknown_pool(name: &str, span: Range<usize>, pools: &[PoolAt]) -> Mistake {
     let mistake = Mistake::new(Code::UnknownPool, span.clone(), format!("there is no pool {}", quoted(name)));
     match nearest(name, pools.iter().map(|pool| pool.plan.name.as_str())) {
         Some(near) => {
@@ -109,13 +113,12 @@ fn clash(address: SocketAddr, is_same: bool, span: Range<usize>, earlier: Range<
 
 /// A pool that connects to its own listener. Two Tidegates in a circle are beyond this look.
 fn check_loops(listeners: &[ListenerAt], pools: &[PoolAt], found: &mut Mistakes) {
-    let by_name: HashMap<_, _> = pools.iter().map(|pool| (pool.plan.name.as_str(), pool)).collect();
+    let by_name = fallback::by_name(pools);
     for listener in listeners {
-        let Some(pool) = by_name.get(listener.plan.pool.as_str()) else {
-            continue;
-        };
+        let pools = fallback::chain(&listener.plan.pool, &by_name);
         for (bind, bind_span) in listener.plan.bind.iter().zip(&listener.bind_spans) {
-            if let Some(span) = reached(*bind).find_map(|address| pool.server_spans.get(&address)) {
+            let span_of = |address| pools.iter().find_map(|pool| pool.server_spans.get(&address));
+            if let Some(span) = reached(*bind).find_map(span_of) {
                 let message = format!("`listener.{}` would connect to itself", listener.plan.name);
                 let mistake = Mistake::new(Code::Loop, span.clone(), message);
                 found.add(

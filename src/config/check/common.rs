@@ -27,6 +27,7 @@ pub struct Common {
     pub admission: Admission,
     pub on_no_server: OnNoServer,
     pub retry: Retry,
+    pub slow_start: Option<Duration>,
 }
 
 impl Default for Common {
@@ -41,6 +42,7 @@ impl Default for Common {
             admission: Admission::default(),
             on_no_server: built_in::ON_NO_SERVER,
             retry: Retry::default(),
+            slow_start: built_in::SLOW_START,
         }
     }
 }
@@ -93,6 +95,9 @@ pub fn for_pool(section: &Section<'_>, mut common: Common, found: &mut Mistakes)
     }
     if let Some(field) = section.get("retry") {
         common.retry = retry(field, found).unwrap_or(common.retry);
+    }
+    if let Some(field) = section.get("slow_start") {
+        common.slow_start = leaf::duration_or_off(field, Span::Positive, found).unwrap_or(common.slow_start);
     }
     common
 }

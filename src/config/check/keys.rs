@@ -94,6 +94,7 @@ pub const DEFAULTS: Keys = Keys {
         "admission",
         "on_no_server",
         "retry",
+        "slow_start",
     ],
     foreign: FOREIGN_TIMES,
 };
@@ -149,12 +150,16 @@ pub const POOL: Keys = Keys {
     names: &[
         "balance",
         "hash_key",
+        "max_load",
+        "affinity",
         "servers",
         "retry",
         "connect_timeout",
         "tcp_keepalive",
         "tcp_user_timeout",
         "on_no_server",
+        "slow_start",
+        "fallback",
         "health_check",
     ],
     foreign: &[
@@ -175,14 +180,38 @@ pub const POOL: Keys = Keys {
         ("timeout_connect", "connect_timeout"),
         ("proxy_connect_timeout", "connect_timeout"),
         ("keepalive", "tcp_keepalive"),
+        ("backup", "fallback"),
+        ("failover", "fallback"),
+        ("fallback_pool", "fallback"),
+        ("slowstart", "slow_start"),
+        ("stick", "affinity"),
+        ("sticky", "affinity"),
+        ("stick_table", "affinity"),
+        ("session_affinity", "affinity"),
+        ("hash_balance_factor", "max_load"),
+        ("ramp_up", "slow_start"),
+        ("warmup", "slow_start"),
     ],
 };
 
 pub const RETRY: Keys = Keys { header: "retry", names: &["attempts"], foreign: &[("retries", "attempts")] };
 
+pub const AFFINITY: Keys = Keys {
+    header: "affinity",
+    names: &["by", "ttl", "max_entries"],
+    foreign: &[
+        ("on", "by"),
+        ("type", "by"),
+        ("key", "by"),
+        ("expire", "ttl"),
+        ("timeout", "ttl"),
+        ("size", "max_entries"),
+    ],
+};
+
 pub const SERVER: Keys = Keys {
     header: "a table of `servers`",
-    names: &["name", "address", "weight", "max_connections"],
+    names: &["name", "address", "weight", "max_connections", "tier"],
     foreign: &[
         ("addr", "address"),
         ("host", "address"),
@@ -191,6 +220,8 @@ pub const SERVER: Keys = Keys {
         ("maxconn", "max_connections"),
         ("max_conns", "max_connections"),
         ("id", "name"),
+        ("backup", "tier"),
+        ("priority", "tier"),
     ],
 };
 
@@ -253,7 +284,7 @@ pub const STEP: Keys = Keys {
 pub const TABLES: [&Keys; 8] = [&PROCESS, &ADMIN, &LOG, &ACCESS, &LISTENER, &POOL, &HEALTH_CHECK, &SERVER];
 
 /// Every kind of table, in the order of the reference.
-pub const ALL: [&Keys; 12] = [
+pub const ALL: [&Keys; 13] = [
     &ROOT,
     &PROCESS,
     &ADMIN,
@@ -263,6 +294,7 @@ pub const ALL: [&Keys; 12] = [
     &LISTENER,
     &POOL,
     &RETRY,
+    &AFFINITY,
     &SERVER,
     &HEALTH_CHECK,
     &STEP,
@@ -297,6 +329,9 @@ pub const FOREIGN_BALANCE: &[(&str, &str)] = &[
     ("p2c", "power-of-two"),
     ("two-choices", "power-of-two"),
     ("failover", "first"),
+    ("peak-ewma", "fastest"),
+    ("ewma", "fastest"),
+    ("least-time", "fastest"),
 ];
 
 pub const FOREIGN_HASH_KEY: &[(&str, &str)] = &[

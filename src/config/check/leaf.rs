@@ -3,6 +3,7 @@
 //! Callers then go on with the default, so that one run finds every mistake; the plan that
 //! comes out beside a mistake is never used.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -281,6 +282,35 @@ pub fn percent(field: Field<'_>, found: &mut Mistakes) -> Option<f64> {
         _ => Err(field.wrong_type("a share such as \"10%\"")),
     };
     share.map_err(|mistake| found.add(mistake)).ok()
+}
+
+/// A load in whole percent of the mean, or `"off"` for none.
+pub fn load(field: Field<'_>, range: RangeInclusive<u32>, found: &mut Mistakes) -> Option<Option<u32>> {
+    let read = match &field.value.kind {
+        Kind::Text(text) if text == "off" => return Some(None),
+        Kind::Text(text) => {
+            text.strip_suffix('%').unwrap_or(text).parse().ok().map(|load| (load, text.ends_with('%')))
+        }
+        Kind::Integer(number) => u32::try_from(*number).ok().map(|load| (load, false)),
+        _ => None,
+    };
+    let Some((load, has_sign)) = read else {
+        found.add(field.wrong_type("a load such as \"125%\" or \"off\""));
+        return None;
+    };
+    if !range.contains(&load) {
+        found.add(field.out_of_range(format!(
+            "from \"{}%\" to \"{}%\", or \"off\"",
+            range.start(),
+            range.end()
+        )));
+        return None;
+    }
+    if !has_sign {
+        found.add(field.patched(field.wrong_type("a load such as \"125%\""), format!("\"{load}%\"")));
+        return None;
+    }
+    Some(Some(load))
 }
 
 fn not_a(field: Field<'_>, quantity: &str, text: &str, unfit: Unfit) -> Mistake {

@@ -7,16 +7,18 @@ use std::ops::Range;
 use super::address::address;
 use super::common::{self, Common};
 use super::health_check::health_check;
-use super::leaf;
+use super::leaf::{self, Span};
 use super::listener::missing;
 use super::section::{Field, Section};
 use super::{check_name, keys};
 use crate::config::file::{Entry, Kind, Value};
 use crate::config::mistake::{Code, Mistake, Mistakes, quoted};
-use crate::config::plan::{Balance, HashKey, Pool, Server};
+use crate::config::plan::{Affinity, AffinityBy, Balance, HashKey, Pool, Server};
 
 /// A weight beyond this is a slip; shares finer than a thousandth mean nothing for connections.
 const WEIGHT_MAX: i64 = 1000;
+/// Ten ranks of standing by are more than anybody has a use for.
+const TIER_MAX: i64 = 9;
 
 /// A pool with the places that [`super::across`] may point at.
 #[derive(Debug)]
@@ -24,6 +26,7 @@ pub struct PoolAt {
     pub plan: Pool,
     pub name_span: Range<usize>,
     pub server_spans: HashMap<SocketAddr, Range<usize>>,
+    pub fallback_span: Option<Range<usize>>,
 }
 
 /// A server and where it says so.
@@ -40,6 +43,7 @@ pub fn pool(entry: &Entry, common: &Common, found: &mut Mistakes) -> PoolAt {
         plan: Pool::new(name, Vec::new()),
         name_span: entry.key_span.clone(),
         server_spans: HashMap::new(),
+        fallback_span: None,
     };
     let Kind::Table(table) = &entry.value.kind else {
         let field = Field { key: "pool", value: &entry.value };
@@ -58,8 +62,16 @@ pub fn pool(entry: &Entry, common: &Common, found: &mut Mistakes) -> PoolAt {
     at.plan.connect_timeout = own.connect_timeout;
     at.plan.on_no_server = own.on_no_server;
     at.plan.retry = own.retry;
+    at.plan.slow_start = own.slow_start;
+    check_slow_start(&section, &at.plan, found);
     at.plan.tcp = common::tcp(&section, common.tcp, found);
     at.plan.hash_key = hash_key(&section, own.balance, found).unwrap_or(at.plan.hash_key);
+    at.plan.max_load = max_load(&section, own.balance, found);
+    at.plan.affinity = section.get("affinity").and_then(|field| affinity(field, found));
+    if let Some(field) = section.get("fallback") {
+        at.plan.fallback = leaf::text(field, "the name of a pool", found).map(str::to_owned);
+        at.fallback_span = at.plan.fallback.is_some().then(|| field.value.span.clone());
+    }
     at.plan.health_check = section.get("health_check").and_then(|field| health_check(name, field, found));
     at
 }
@@ -73,6 +85,54 @@ fn hash_key(section: &Section<'_>, balance: Balance, found: &mut Mistakes) -> Op
         found.add(mistake.label(label).help("it takes `balance = \"consistent-hash\"`; else leave it out"));
     }
     Some(key)
+}
+
+/// A bound nearer to the mean would move nearly every key, one further away would hold nobody back.
+const LOADS: std::ops::RangeInclusive<u32> = 101..=1000;
+
+fn max_load(section: &Section<'_>, balance: Balance, found: &mut Mistakes) -> Option<u32> {
+    let field = section.get("max_load")?;
+    let read = leaf::load(field, LOADS, found)?;
+    if balance != Balance::ConsistentHash && read.is_some() {
+        let mistake = Mistake::new(Code::NoEffect, field.value.span.clone(), "`max_load` has no effect");
+        let label = format!("`{}` balances by {balance}", section.name);
+        found.add(mistake.label(label).help("it takes `balance = \"consistent-hash\"`; else leave it out"));
+    }
+    read
+}
+
+/// A gigabyte of entries; whoever has more clients hashes.
+const ENTRIES_MAX: i64 = 10_000_000;
+
+fn affinity(field: Field<'_>, found: &mut Mistakes) -> Option<Affinity> {
+    let mut affinity = Affinity::default();
+    if let Kind::Text(by) = &field.value.kind {
+        let mistake = field.wrong_type("a table").help("the table has a key for it");
+        found.add(mistake.patch(field.value.span.clone(), format!("{{ by = {by:?} }}")));
+        return None;
+    }
+    let table = leaf::table(field, "a table such as { by = \"source-ip\" }", found)?;
+    let section = Section::read("affinity", table, &keys::AFFINITY, found);
+    if let Some(field) = section.get("by") {
+        let by = leaf::word(field, AffinityBy::ALL, AffinityBy::word, keys::FOREIGN_HASH_KEY, found);
+        affinity.by = by.unwrap_or(affinity.by);
+    }
+    if let Some(field) = section.get("ttl") {
+        affinity.ttl = leaf::duration(field, Span::Positive, found).unwrap_or(affinity.ttl);
+    }
+    if let Some(field) = section.get("max_entries") {
+        let read = leaf::number(field, 1, ENTRIES_MAX, found).and_then(|count| usize::try_from(count).ok());
+        affinity.max_entries = read.unwrap_or(affinity.max_entries);
+    }
+    Some(affinity)
+}
+
+fn check_slow_start(section: &Section<'_>, plan: &Pool, found: &mut Mistakes) {
+    let field = section.get("slow_start").filter(|_| plan.slow_start.is_some());
+    if let Some(field) = field.filter(|_| plan.balance == Balance::First) {
+        let mistake = Mistake::new(Code::NoEffect, field.value.span.clone(), "`slow_start` has no effect");
+        found.add(mistake.label(format!("`{}` balances by first, which knows no weights", section.name)));
+    }
 }
 
 fn servers(section: &Section<'_>, found: &mut Mistakes) -> Vec<ServerAt> {
@@ -106,10 +166,12 @@ fn server(item: &Value, found: &mut Mistakes) -> Option<ServerAt> {
     let name = section.get("name").and_then(|field| name(field, found));
     let weight = section.get("weight").map(|field| (weight(field, found), field.value.span.clone()));
     let limit = section.get("max_connections").and_then(|field| leaf::limit(field, found));
+    let tier = section.get("tier").and_then(|field| tier(field, found));
     let mut plan = Server::from(address?);
     plan.name = name.unwrap_or(plan.name);
     plan.weight = weight.as_ref().and_then(|(weight, _)| *weight).unwrap_or(plan.weight);
     plan.max_connections = limit;
+    plan.tier = tier.unwrap_or(plan.tier);
     Some(ServerAt { plan, span, weight_span: weight.map(|(_, span)| span) })
 }
 
@@ -121,6 +183,15 @@ fn name(field: Field<'_>, found: &mut Mistakes) -> Option<String> {
 
 fn weight(field: Field<'_>, found: &mut Mistakes) -> Option<u32> {
     leaf::number(field, 0, WEIGHT_MAX, found).and_then(|weight| u32::try_from(weight).ok())
+}
+
+fn tier(field: Field<'_>, found: &mut Mistakes) -> Option<u8> {
+    if let Kind::Boolean(is_standby) = field.value.kind {
+        let mistake = field.wrong_type("a number").help("tier 1 stands by for tier 0");
+        found.add(mistake.patch(field.value.span.clone(), u8::from(is_standby).to_string()));
+        return None;
+    }
+    leaf::number(field, 0, TIER_MAX, found).and_then(|tier| u8::try_from(tier).ok())
 }
 
 fn check_weights(pool: &str, servers: &[ServerAt], found: &mut Mistakes) {

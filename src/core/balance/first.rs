@@ -3,7 +3,7 @@
 //! Pure. For active and standby: the second server works only while the first is down, full or
 //! already tried.
 
-use super::{Choice, Field, Member, Why, electable};
+use super::{Choice, Field, Ground, Member, electable};
 
 /// Places in the pool, in order.
 #[derive(Clone, Debug)]
@@ -17,6 +17,6 @@ impl First {
     /// At the most one look at each server.
     pub fn pick(&self, field: &impl Field) -> Option<Choice> {
         let server = self.0.iter().copied().find(|server| field.is_open(*server))?;
-        Some(Choice { server, why: Why::First })
+        Some(Choice::of(server, Ground::First))
     }
 }

@@ -7,7 +7,7 @@
 
 use std::cmp::Ordering;
 
-use super::{Choice, Field, Load, Member, Why, below, electable, mix};
+use super::{Choice, Field, Ground, Load, Member, below, electable, mix};
 
 /// Servers that may be picked.
 #[derive(Clone, Debug)]
@@ -40,7 +40,7 @@ impl LeastConnections {
         let mut random = random;
         let mut best: Option<Best> = None;
         for candidate in self.0.iter().filter(|candidate| field.is_open(candidate.server)) {
-            let load = Load { active: field.active(candidate.server), weight: candidate.weight };
+            let load = field.load(candidate.server, candidate.weight);
             match &mut best {
                 None => best = Some(Best { server: candidate.server, own: load, next: None, tied: 1 }),
                 Some(best) => {
@@ -50,7 +50,7 @@ impl LeastConnections {
             }
         }
         let Best { server, own, next, .. } = best?;
-        Some(Choice { server, why: Why::LeastConnections { own, next } })
+        Some(Choice::of(server, Ground::LeastConnections { own, next }))
     }
 }
 
@@ -96,8 +96,12 @@ mod tests {
     #[test]
     fn idle_servers_beside_a_busy_one_share_evenly() {
         // The bug: with ties decided by a rotated start, the server after the busy one got two thirds.
-        let members =
-            ["busy", "a", "b"].map(|name| Member { name: name.into(), weight: 1, is_eligible: true });
+        let members = ["busy", "a", "b"].map(|name| Member {
+            name: name.into(),
+            weight: 1,
+            is_eligible: true,
+            tier: 0,
+        });
         let servers = LeastConnections::new(&members);
         let field = Counts(vec![5, 0, 0]);
         let mut taken = [0_u32; 3];
@@ -110,7 +114,8 @@ mod tests {
 
     #[test]
     fn the_reason_names_the_runner_up() {
-        let members = ["a", "b", "c"].map(|name| Member { name: name.into(), weight: 1, is_eligible: true });
+        let members =
+            ["a", "b", "c"].map(|name| Member { name: name.into(), weight: 1, is_eligible: true, tier: 0 });
         let said = |counts: [usize; 3]| {
             let choice = LeastConnections::new(&members).pick(7, &Counts(counts.to_vec())).unwrap();
             (choice.server, choice.why.to_string())

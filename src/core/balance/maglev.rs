@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::{Choice, Field, Member, Why, mix};
+use super::{Choice, Field, Ground, Member, mix};
 
 /// Slots of a table: prime, so that every stride visits all of them. A hundred slots for each
 /// server keep its share of the keys within one percent of its share of the weights.
@@ -29,6 +29,16 @@ const SEED_STRIDE: u64 = 0x6d61_676c_6576_2d32;
 /// Slots that a pick looks at from the key's own on. With a tenth of the servers open, one
 /// pick in 700,000 finds none among so many.
 const WALK_MAX: usize = 128;
+
+/// How many connections a server may have for its weight: bounded loads (Mirrokni and others, SODA 2018).
+/// A server has no room left where its connections exceed the mean of the open ones by so much; the
+/// connection to come counts, so at any time some server has room.
+struct Bound {
+    /// Connections of all open servers and the one to come, times the percentage.
+    allowed: u128,
+    /// Of all open servers.
+    weight: u128,
+}
 
 /// The table, and which of its servers may be picked now.
 #[derive(Clone, Debug)]
@@ -72,24 +82,58 @@ impl Maglev {
     }
 
     /// The server of the key's slot or, where that one is closed, of the first slot after it
-    /// whose server is open. Ends after [`WALK_MAX`] slots and one look at each server.
-    pub fn pick(&self, key: u64, field: &impl Field) -> Option<Choice> {
+    /// whose server is open and, where `max_load` is given, not above that percentage of the mean.
+    /// Ends after [`WALK_MAX`] slots and a few looks at each server.
+    pub fn pick(&self, key: u64, max_load: Option<u32>, field: &impl Field) -> Option<Choice> {
+        let Some(percent) = max_load else { return self.find(key, field, |_, _| true) };
+        let bound = self.bound(percent, field);
+        let has_room = |rank: usize, server: usize| {
+            let weight = thousandths(&self.table.entries[rank], field, server);
+            field.active(server) as u128 * bound.weight * 100 < bound.allowed * weight
+        };
+        // Others may have filled the last room meanwhile: then any open server will do.
+        self.find(key, field, has_room).or_else(|| self.find(key, field, |_, _| true))
+    }
+
+    fn find(&self, key: u64, field: &impl Field, has_room: impl Fn(usize, usize) -> bool) -> Option<Choice> {
         let slots = &self.table.slots;
         let home = key.checked_rem(slots.len() as u64)? as usize; // nobody has weight: no slots
+        let mut is_passed = false;
         for slot in (home..slots.len()).chain(0..home).take(WALK_MAX) {
-            if let Some(server) = self.open(slots[slot] as usize, field) {
-                return Some(Choice { server, why: Why::MaglevSlot(slot) });
+            let rank = slots[slot] as usize;
+            let Some(server) = self.open(rank, field) else { continue };
+            match (has_room(rank, server), is_passed) {
+                (true, false) => return Some(Choice::of(server, Ground::MaglevSlot(slot))),
+                (true, true) => return Some(Choice::of(server, Ground::MaglevPassed(slot))),
+                (false, _) => is_passed = true,
             }
         }
-        self.rendezvous(key, field)
+        self.rendezvous(key, field, has_room)
+    }
+
+    fn bound(&self, percent: u32, field: &impl Field) -> Bound {
+        let (mut active, mut weight) = (0, 0);
+        for (rank, entry) in self.table.entries.iter().enumerate() {
+            if let Some(server) = self.open(rank, field) {
+                active += field.active(server) as u128;
+                weight += thousandths(entry, field, server);
+            }
+        }
+        Bound { allowed: (active + 1) * u128::from(percent), weight }
     }
 
     /// The open server that matches the key best: as stable as the table, without its walk.
     /// Each server races for the key with its weight as its speed (weighted rendezvous hashing).
-    fn rendezvous(&self, key: u64, field: &impl Field) -> Option<Choice> {
+    fn rendezvous(
+        &self,
+        key: u64,
+        field: &impl Field,
+        has_room: impl Fn(usize, usize) -> bool,
+    ) -> Option<Choice> {
         let mut best: Option<(usize, u64, u32)> = None;
         for (rank, entry) in self.table.entries.iter().enumerate() {
-            let Some(server) = self.open(rank, field) else { continue };
+            let open = self.open(rank, field).filter(|server| has_room(rank, *server));
+            let Some(server) = open else { continue };
             let distance = minus_log2(mix(key ^ entry.hash));
             let is_nearer = best.is_none_or(|(_, least, weight)| {
                 u128::from(distance) * u128::from(weight) < u128::from(least) * u128::from(entry.weight)
@@ -98,7 +142,7 @@ impl Maglev {
                 best = Some((server, distance, entry.weight));
             }
         }
-        best.map(|(server, ..)| Choice { server, why: Why::MaglevRendezvous })
+        best.map(|(server, ..)| Choice::of(server, Ground::MaglevRendezvous))
     }
 
     fn open(&self, rank: usize, field: &impl Field) -> Option<usize> {
@@ -131,6 +175,11 @@ fn rank(members: &[Member]) -> (Vec<&Member>, Vec<Option<usize>>) {
     let mut ranked: Vec<_> = members.iter().enumerate().filter(|(_, member)| member.weight > 0).collect();
     ranked.sort_by(|(_, a), (_, b)| a.name.cmp(&b.name));
     ranked.into_iter().map(|(place, member)| (member, member.is_eligible.then_some(place))).unzip()
+}
+
+/// A server's weight as it counts now.
+fn thousandths(entry: &Entry, field: &impl Field, server: usize) -> u128 {
+    u128::from(entry.weight) * u128::from(field.share(server).thousandths())
 }
 
 /// A server's way over all slots.
@@ -197,7 +246,10 @@ mod tests {
     use super::*;
 
     fn members(names: &[&str]) -> Vec<Member> {
-        names.iter().map(|name| Member { name: (*name).into(), weight: 100, is_eligible: true }).collect()
+        names
+            .iter()
+            .map(|name| Member { name: (*name).into(), weight: 100, is_eligible: true, tier: 0 })
+            .collect()
     }
 
     fn owners<'a>(maglev: &'a Maglev, slots: &[usize]) -> Vec<&'a str> {
@@ -273,9 +325,9 @@ mod tests {
     fn one_open_server_among_many_is_found_by_every_key() {
         let names: Vec<String> = (0..600).map(|i| format!("s{i}")).collect();
         let maglev = Maglev::new(&members(&names.iter().map(String::as_str).collect::<Vec<_>>()));
-        let picks: Vec<_> = (0..500).map(|key| maglev.pick(mix(key), &OnlyOpen(7)).unwrap()).collect();
+        let picks: Vec<_> = (0..500).map(|key| maglev.pick(mix(key), None, &OnlyOpen(7)).unwrap()).collect();
         assert!(picks.iter().all(|choice| choice.server == 7));
-        assert!(picks.iter().any(|choice| choice.why == Why::MaglevRendezvous));
+        assert!(picks.iter().any(|choice| choice.why.ground == Ground::MaglevRendezvous));
     }
 
     #[test]
@@ -294,9 +346,9 @@ mod tests {
         let maglev = Maglev::new(&all);
         let mut taken = [0_u32; 4];
         for key in (0..30_000).map(mix) {
-            let server = maglev.rendezvous(key, &Without(None)).unwrap().server;
+            let server = maglev.rendezvous(key, &Without(None), |_, _| true).unwrap().server;
             taken[server] += 1;
-            let then = maglev.rendezvous(key, &Without(Some(0))).unwrap().server;
+            let then = maglev.rendezvous(key, &Without(Some(0)), |_, _| true).unwrap().server;
             assert!(server == 0 || then == server);
         }
         for (count, expected) in taken.into_iter().zip([5_000_u32, 5_000, 5_000, 15_000]) {

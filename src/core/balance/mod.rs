@@ -1,7 +1,8 @@
 //! Which server of a pool takes a connection.
 //!
 //! Pure. A [`Chooser`] is built once for each snapshot, over all servers of a pool, and is
-//! never changed afterwards: what differs from pick to pick (the key, a random number, the
+//! never changed afterwards. It asks the servers of tier 0, and those of a higher tier only when no
+//! lower one has a server that is up and has room left. What differs from pick to pick (the key, a random number, the
 //! turn, the counts of open connections) comes in as an argument. A pick is lock-free, allocates
 //! nothing, and ends after a written number of steps even when every server is closed.
 
@@ -12,12 +13,15 @@ mod random; // by lot; the wheel that also power-of-two draws from
 mod power_of_two; // the less loaded of two
 mod least_connections; // the least loaded of all
 mod maglev; // the same key to the same server, on every machine
+mod fastest; // the one that answers fastest
 mod first; // the first in order
 
 use std::fmt;
 
 use crate::core::outcome::words;
+use crate::core::slow_start::Share;
 
+use fastest::{Cost, Fastest};
 use first::First;
 pub use hash_key::{HashKey, key};
 use least_connections::LeastConnections;
@@ -36,6 +40,7 @@ words! {
         LeastConnections = "least-connections",
         ConsistentHash = "consistent-hash",
         First = "first",
+        Fastest = "fastest",
     }
 }
 
@@ -48,6 +53,8 @@ pub struct Member {
     pub weight: u32,
     /// May be chosen at all: up, or standing in because nothing is up.
     pub is_eligible: bool,
+    /// Chosen only while no lower tier has an open server.
+    pub tier: u8,
 }
 
 /// What may differ from one pick to the next.
@@ -68,6 +75,43 @@ pub trait Field {
     fn is_open(&self, server: usize) -> bool;
     /// Connections that the server has now.
     fn active(&self, server: usize) -> usize;
+    /// How much of its weight it has; less than all while it is warming up.
+    fn share(&self, _server: usize) -> Share {
+        Share::FULL
+    }
+    /// How long it takes to answer, in microseconds; `None` where nothing is known.
+    fn latency(&self, _server: usize) -> Option<u32> {
+        None
+    }
+    /// Its load for a comparison with others.
+    fn load(&self, server: usize, weight: u32) -> Load {
+        Load::new(self.active(server), weight, self.share(server))
+    }
+}
+
+/// A field of which each server that is warming up takes part by lot, as often as its share says.
+struct Thinned<'a, F> {
+    field: &'a F,
+    /// One for each pick; for a consistent hash it is the key, so that each key moves to the server once
+    /// while its share grows.
+    seed: u64,
+}
+
+impl<F: Field> Field for Thinned<'_, F> {
+    fn is_open(&self, server: usize) -> bool {
+        let share = self.field.share(server);
+        (share.is_full() || share.takes_part(mix(self.seed ^ mix(server as u64))))
+            && self.field.is_open(server)
+    }
+    fn active(&self, server: usize) -> usize {
+        self.field.active(server)
+    }
+    fn share(&self, server: usize) -> Share {
+        self.field.share(server)
+    }
+    fn latency(&self, server: usize) -> Option<u32> {
+        self.field.latency(server)
+    }
 }
 
 /// A server, by its place in the pool, and what spoke for it.
@@ -77,9 +121,25 @@ pub struct Choice {
     pub why: Why,
 }
 
-/// What spoke for a server, as the access log shows it.
+impl Choice {
+    /// A choice of tier 0; [`Chooser::pick`] says of which tier it was.
+    fn of(server: usize, ground: Ground) -> Self {
+        Choice { server, why: Why { tier: 0, ground } }
+    }
+}
+
+/// What spoke for a server, as the access log shows it: `tier=1:least:3<7`, where tier 0 goes
+/// without saying.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+pub struct Why {
+    /// No lower tier had an open server.
+    pub tier: u8,
+    pub ground: Ground,
+}
+
+/// What spoke for a server within its tier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ground {
     /// Its place in the schedule came.
     RoundRobin { turn: u64 },
     /// It was drawn by lot.
@@ -90,22 +150,44 @@ pub enum Why {
     LeastConnections { own: Load, next: Option<Load> },
     /// That slot of the table holds it: the key's own, or the first open one after it.
     MaglevSlot(usize),
+    /// The same, and servers before it had more connections than `max_load` allows.
+    MaglevPassed(usize),
     /// So few servers were open that the key was matched with each of them.
     MaglevRendezvous,
     /// It was the first in order.
     First,
+    /// It had the lowest cost of those that were looked at; next to it came that one.
+    Fastest { own: Cost, next: Option<Cost> },
+    /// It has served this client before.
+    Affinity,
 }
 
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.tier > 0 {
+            write!(f, "tier={}:", self.tier)?;
+        }
+        self.ground.fmt(f)
+    }
+}
+
+impl fmt::Display for Ground {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Why::RoundRobin { turn } => write!(f, "round-robin:turn={turn}"),
-            Why::Random => f.write_str("random"),
-            Why::PowerOfTwo { own, other } => load::write_compared(f, "power-of-two", own, other.as_ref()),
-            Why::LeastConnections { own, next } => load::write_compared(f, "least", own, next.as_ref()),
-            Why::MaglevSlot(slot) => write!(f, "maglev:slot={slot}"),
-            Why::MaglevRendezvous => f.write_str("maglev:rendezvous"),
-            Why::First => f.write_str("first"),
+            Ground::RoundRobin { turn } => write!(f, "round-robin:turn={turn}"),
+            Ground::Random => f.write_str("random"),
+            Ground::PowerOfTwo { own, other } => load::write_compared(f, "power-of-two", own, other.as_ref()),
+            Ground::LeastConnections { own, next } => load::write_compared(f, "least", own, next.as_ref()),
+            Ground::MaglevSlot(slot) => write!(f, "maglev:slot={slot}"),
+            Ground::MaglevPassed(slot) => write!(f, "maglev:slot={slot}:max_load"),
+            Ground::MaglevRendezvous => f.write_str("maglev:rendezvous"),
+            Ground::First => f.write_str("first"),
+            Ground::Fastest { own, next: None } => write!(f, "fastest:{own}"),
+            Ground::Fastest { own, next: Some(next) } => {
+                let sign = if own.compare(next).is_eq() { '=' } else { '<' };
+                write!(f, "fastest:{own}{sign}{next}")
+            }
+            Ground::Affinity => f.write_str("affinity"),
         }
     }
 }
@@ -113,7 +195,21 @@ impl fmt::Display for Why {
 /// Picks servers of one pool in one manner. Cheap to clone where the table of a consistent hash
 /// is concerned: it is shared.
 #[derive(Clone, Debug)]
-pub struct Chooser(Way);
+pub struct Chooser {
+    /// In the order in which they are asked. Only those with a server of positive weight, so a
+    /// pool without tiers has one.
+    tiers: Vec<Tier>,
+    /// The tier of each server that may be picked, by its place.
+    takers: Vec<Option<u8>>,
+    /// Of a consistent hash; see [`Chooser::with_max_load`].
+    max_load: Option<u32>,
+}
+
+#[derive(Clone, Debug)]
+struct Tier {
+    number: u8,
+    way: Way,
+}
 
 #[derive(Clone, Debug)]
 enum Way {
@@ -123,44 +219,104 @@ enum Way {
     LeastConnections(LeastConnections),
     ConsistentHash(Maglev),
     First(First),
+    Fastest(Fastest),
 }
 
 impl Chooser {
     /// A chooser over all `members` of a pool, in the pool's order; their names are unique.
-    #[expect(clippy::needless_pass_by_value, reason = "the list is made for the chooser, as for `rebuilt`")]
     pub fn new(kind: Kind, members: Vec<Member>) -> Chooser {
-        let members = &members[..];
-        Chooser(match kind {
-            Kind::RoundRobin => Way::RoundRobin(RoundRobin::new(members)),
-            Kind::Random => Way::Random(Wheel::new(members)),
-            Kind::PowerOfTwo => Way::PowerOfTwo(PowerOfTwo::new(members)),
-            Kind::LeastConnections => Way::LeastConnections(LeastConnections::new(members)),
-            Kind::ConsistentHash => Way::ConsistentHash(Maglev::new(members)),
-            Kind::First => Way::First(First::new(members)),
-        })
+        Chooser::from_tiers(members, |_, members| Way::new(kind, members))
+    }
+
+    /// With a bound on the load of each server, in percent of the mean by weight and above 100: what a
+    /// consistent hash would send to a server beyond it goes to the next one of the key.
+    pub fn with_max_load(self, percent: Option<u32>) -> Chooser {
+        Chooser { max_load: percent, ..self }
     }
 
     /// The chooser for a new snapshot. Equal to [`Chooser::new`], but the table of a consistent
     /// hash is shared with this one where names and weights are the same: a change of health
     /// costs no rebuilding.
     pub fn rebuilt(&self, kind: Kind, members: Vec<Member>) -> Chooser {
-        match (&self.0, kind) {
-            (Way::ConsistentHash(old), Kind::ConsistentHash) => {
-                Chooser(Way::ConsistentHash(old.rebuilt(&members)))
+        let before = |number| self.tiers.iter().find(|tier| tier.number == number).map(|tier| &tier.way);
+        Chooser::from_tiers(members, |number, members| match (before(number), kind) {
+            (Some(Way::ConsistentHash(old)), Kind::ConsistentHash) => {
+                Way::ConsistentHash(old.rebuilt(members))
             }
-            _ => Chooser::new(kind, members),
-        }
+            _ => Way::new(kind, members),
+        })
     }
 
     /// The server for one connection, or `None`: no eligible server with a positive weight is open.
     pub fn pick(&self, ask: &Ask, field: &impl Field) -> Option<Choice> {
-        match &self.0 {
+        self.tiers.iter().find_map(|Tier { number, way }| {
+            let thinned =
+                way.seed(ask).and_then(|seed| way.pick(ask, self.max_load, &Thinned { field, seed }));
+            // Where nobody takes part, everybody does: whoever is open alone serves alone.
+            let choice = thinned.or_else(|| way.pick(ask, self.max_load, field))?;
+            Some(Choice { why: Why { tier: *number, ..choice.why }, ..choice })
+        })
+    }
+
+    /// The same server as before for a client that is known to it, if that server may be picked and is of
+    /// no higher tier than the one that was chosen.
+    pub fn again(&self, server: usize, chosen: &Choice) -> Option<Choice> {
+        let tier = self.takers.get(server).copied().flatten().filter(|tier| *tier <= chosen.why.tier)?;
+        Some(Choice { server, why: Why { tier, ground: Ground::Affinity } })
+    }
+
+    /// Each tier's way is made of all members, since their places count, with those of other tiers
+    /// at weight 0: a standby server has no part in the table or the schedule of the others.
+    fn from_tiers(members: Vec<Member>, way: impl Fn(u8, &[Member]) -> Way) -> Chooser {
+        let mut numbers: Vec<u8> = members.iter().filter(|m| m.weight > 0).map(|m| m.tier).collect();
+        let takers = members.iter().map(|m| (m.is_eligible && m.weight > 0).then_some(m.tier)).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        if let [number] = numbers[..] {
+            let tiers = vec![Tier { number, way: way(number, &members) }];
+            return Chooser { tiers, takers, max_load: None };
+        }
+        let of_tier = |number| {
+            let weight = |member: &Member| if member.tier == number { member.weight } else { 0 };
+            members.iter().map(|m| Member { weight: weight(m), ..m.clone() }).collect::<Vec<_>>()
+        };
+        let tiers =
+            numbers.iter().map(|number| Tier { number: *number, way: way(*number, &of_tier(*number)) });
+        Chooser { tiers: tiers.collect(), takers, max_load: None }
+    }
+}
+
+impl Way {
+    fn new(kind: Kind, members: &[Member]) -> Self {
+        match kind {
+            Kind::RoundRobin => Way::RoundRobin(RoundRobin::new(members)),
+            Kind::Random => Way::Random(Wheel::new(members)),
+            Kind::PowerOfTwo => Way::PowerOfTwo(PowerOfTwo::new(members)),
+            Kind::LeastConnections => Way::LeastConnections(LeastConnections::new(members)),
+            Kind::ConsistentHash => Way::ConsistentHash(Maglev::new(members)),
+            Kind::First => Way::First(First::new(members)),
+            Kind::Fastest => Way::Fastest(Fastest::new(members)),
+        }
+    }
+
+    /// What decides who takes part of those that warm up; `None`: this way knows no weights.
+    fn seed(&self, ask: &Ask) -> Option<u64> {
+        match self {
+            Way::First(_) => None,
+            Way::ConsistentHash(_) => Some(ask.key),
+            _ => Some(ask.random),
+        }
+    }
+
+    fn pick(&self, ask: &Ask, max_load: Option<u32>, field: &impl Field) -> Option<Choice> {
+        match self {
             Way::RoundRobin(schedule) => schedule.pick(ask.turn, field),
             Way::Random(wheel) => wheel.pick(ask.random, field),
             Way::PowerOfTwo(wheel) => wheel.pick(ask.random, field),
             Way::LeastConnections(servers) => servers.pick(ask.random, field),
-            Way::ConsistentHash(table) => table.pick(ask.key, field),
+            Way::ConsistentHash(table) => table.pick(ask.key, max_load, field),
             Way::First(servers) => servers.pick(field),
+            Way::Fastest(servers) => servers.pick(ask.random, field),
         }
     }
 }
@@ -192,20 +348,22 @@ mod tests {
 
     #[test]
     fn the_log_says_what_spoke_for_a_server() {
-        let load = |active, weight| Load { active, weight };
-        let said = |why: Why| why.to_string();
-        assert_eq!(said(Why::RoundRobin { turn: 17 }), "round-robin:turn=17");
-        assert_eq!(said(Why::Random), "random");
-        assert_eq!(said(Why::MaglevSlot(811)), "maglev:slot=811");
-        assert_eq!(said(Why::MaglevRendezvous), "maglev:rendezvous");
-        assert_eq!(said(Why::First), "first");
+        let load = |active, weight| Load::new(active, weight, Share::FULL);
+        let said = |ground: Ground| Why { tier: 0, ground }.to_string();
+        assert_eq!(said(Ground::RoundRobin { turn: 17 }), "round-robin:turn=17");
+        assert_eq!(said(Ground::Random), "random");
+        assert_eq!(said(Ground::MaglevSlot(811)), "maglev:slot=811");
+        assert_eq!(said(Ground::MaglevRendezvous), "maglev:rendezvous");
+        assert_eq!(said(Ground::MaglevPassed(811)), "maglev:slot=811:max_load");
+        assert_eq!(said(Ground::First), "first");
+        assert_eq!(Why { tier: 2, ground: Ground::First }.to_string(), "tier=2:first");
 
-        let least = |own, next| said(Why::LeastConnections { own, next });
+        let least = |own, next| said(Ground::LeastConnections { own, next });
         assert_eq!(least(load(3, 1), Some(load(7, 1))), "least:3<7");
         assert_eq!(least(load(3, 1), None), "least:3");
         assert_eq!(least(load(3, 1), Some(load(3, 1))), "least:3=3");
         assert_eq!(least(load(7, 10), Some(load(3, 1))), "least:7/10<3/1");
-        let two = Why::PowerOfTwo { own: load(3, 5), other: Some(load(7, 5)) };
+        let two = Ground::PowerOfTwo { own: load(3, 5), other: Some(load(7, 5)) };
         assert_eq!(said(two), "power-of-two:3<7");
     }
 

@@ -6,7 +6,7 @@
 use std::cmp::Ordering;
 
 use super::random::Wheel;
-use super::{Choice, Field, Load, Member, Why, mix};
+use super::{Choice, Field, Ground, Member, mix};
 
 /// What the two are drawn from.
 #[derive(Clone, Debug)]
@@ -24,18 +24,16 @@ impl PowerOfTwo {
         let again = mix(mix(random));
         let second = self.0.draw(again, |server| server != first.0 && field.is_open(server));
 
-        let load = |(server, weight)| Load { active: field.active(server), weight };
+        let load = |(server, weight)| field.load(server, weight);
         let own = load(first);
         let Some(second) = second else {
-            return Some(Choice { server: first.0, why: Why::PowerOfTwo { own, other: None } });
+            return Some(Choice::of(first.0, Ground::PowerOfTwo { own, other: None }));
         };
         let other = load(second);
         // On a tie the first draw stands: it came by weight.
         Some(match other.compare(&own) {
-            Ordering::Less => {
-                Choice { server: second.0, why: Why::PowerOfTwo { own: other, other: Some(own) } }
-            }
-            _ => Choice { server: first.0, why: Why::PowerOfTwo { own, other: Some(other) } },
+            Ordering::Less => Choice::of(second.0, Ground::PowerOfTwo { own: other, other: Some(own) }),
+            _ => Choice::of(first.0, Ground::PowerOfTwo { own, other: Some(other) }),
         })
     }
 }

@@ -5,7 +5,7 @@
 //! counted, and the second draw is exact among them. Both together give each open server just
 //! its weight among the open ones, without drawing again and again until one is open.
 
-use super::{Choice, Field, Member, Why, below, electable, mix};
+use super::{Choice, Field, Ground, Member, below, electable, mix};
 
 /// Servers laid side by side, each as wide as its weight.
 #[derive(Clone, Debug)]
@@ -31,7 +31,7 @@ impl Wheel {
 
     pub fn pick(&self, random: u64, field: &impl Field) -> Option<Choice> {
         let (server, _) = self.draw(random, |server| field.is_open(server))?;
-        Some(Choice { server, why: Why::Random })
+        Some(Choice::of(server, Ground::Random))
     }
 
     /// A server for which `is_open` holds, and its weight. At the most two looks at each and one more.

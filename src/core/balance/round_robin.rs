@@ -4,7 +4,7 @@
 //! the whole process. The order is worked out once, by smooth weighted round-robin: a server of
 //! weight 5 among two of weight 1 gets `a a b a c a a`, never five in a row.
 
-use super::{Choice, Field, Member, Why, electable};
+use super::{Choice, Field, Ground, Member, electable};
 
 /// Turns in a schedule. Weights whose sum (after division by what they have in common) is
 /// larger are scaled down to this sum; then a server's share is off by less than one turn in
@@ -31,7 +31,7 @@ impl RoundRobin {
         let (before, after) = self.0.split_at(start);
         let mut order = after.iter().chain(before).map(|server| *server as usize);
         let server = order.find(|server| field.is_open(*server))?;
-        Some(Choice { server, why: Why::RoundRobin { turn } })
+        Some(Choice::of(server, Ground::RoundRobin { turn }))
     }
 }
 

@@ -324,7 +324,7 @@ pub(super) mod tests {
                 0
             }
         }
-        let only = Member { name: "b".into(), weight: 1, is_eligible: true };
+        let only = Member { name: "b".into(), weight: 1, is_eligible: true, tier: 0 };
         let chooser = Chooser::new(Kind::First, vec![only]);
         chooser.pick(&Ask { key: 0, random: 0, turn: 0 }, &Idle).expect("the only one").why
     }

@@ -1,0 +1,116 @@
+//! A pool that has no server left, and the pool that it falls back to.
+
+use std::net::SocketAddr;
+
+use nix::sys::signal::Signal;
+
+use crate::peers::{Client, Greeter, config, config_at, nobody};
+use crate::support::record::{failed_attempts, field, word};
+use crate::support::{Daemon, PATIENCE, eventually};
+
+const CHECKED: &str = "health_check = { interval = \"50ms\", timeout = \"50ms\", rise = 1, fall = 1 }";
+
+/// Pools beyond the first, `p`: name, servers and other lines.
+fn and(text: String, pools: &[(&str, String, &str)]) -> String {
+    let tables =
+        pools.iter().map(|(name, server, more)| format!("[pool.{name}]\nservers = [{server}]\n{more}\n"));
+    text + &tables.collect::<Vec<_>>().join("\n")
+}
+
+fn dead(name: &str) -> String {
+    format!("{{ name = \"{name}\", address = \"{}\" }}", nobody())
+}
+
+fn view(daemon: &Daemon, path: &str) -> serde_json::Value {
+    serde_json::from_str(&daemon.http_get(path).body).expect("JSON")
+}
+
+fn serves(front: SocketAddr) -> String {
+    Client::connect(front).unwrap().server
+}
+
+#[test]
+fn a_pool_whose_servers_refuse_hands_its_clients_on_and_they_do_not_notice() {
+    let rescue = Greeter::start("rescue");
+    let (text, front) = config(&[dead("a"), dead("b")], "", "balance = \"first\"\nfallback = \"q\"");
+    let text = and(text, &[("q", dead("c"), "fallback = \"r\""), ("r", rescue.toml(), "")]);
+    let daemon = Daemon::start(&text);
+    assert_eq!(serves(front), "rescue");
+    let record = &daemon.access_log_of(1)[0];
+    let refused = "server_refused";
+    assert_eq!(failed_attempts(record), [("a", refused), ("b", refused), ("c", refused)]);
+    assert_eq!((word(record, "pool"), word(record, "server")), ("r", "rescue"));
+    let closed =
+        |pool| daemon.metric("tidegate_connections_closed_total", &[("listener", "l"), ("pool", pool)]);
+    assert_eq!((closed("p"), closed("q"), closed("r")), (0.0, 0.0, 1.0));
+    assert_eq!(daemon.metric("tidegate_server_retries_total", &[("server", "rescue")]), 1.0);
+}
+
+#[test]
+fn a_pool_that_is_down_or_full_falls_back_and_comes_back() {
+    let (mut main, rescue) = (Greeter::start("main"), Greeter::start("rescue"));
+    let limited = main.toml().replace(" }", ", max_connections = 1 }");
+    let (text, front) = config(&[limited], "", &format!("fallback = \"q\"\n{CHECKED}"));
+    let daemon = Daemon::start(&and(text, &[("q", rescue.toml(), CHECKED)]));
+    let up = |count: f64| {
+        eventually("that many servers up", PATIENCE, || {
+            (daemon.metric("tidegate_server_up", &[]) == count).then_some(())
+        });
+    };
+    up(2.0);
+    let first = Client::connect(front).unwrap();
+    assert_eq!(
+        (first.server.as_str(), serves(front).as_str()),
+        ("main", "rescue"),
+        "one place, one waits nowhere"
+    );
+    first.leave().unwrap();
+    eventually("room", PATIENCE, || (serves(front) == "main").then_some(()));
+
+    let address = main.address;
+    main.die();
+    up(1.0);
+    assert_eq!(serves(front), "rescue");
+    let why = view(&daemon, "/api/v1/pools")[0]["why"].to_string();
+    assert!(why.contains("down: `main`; clients go to the pool `q`"), "{why}");
+    let log = daemon.stderr();
+    assert!(log.contains("pool `p`: no server is up, clients go to the pool `q`"), "{log}");
+
+    let _back = Greeter::at("main", address);
+    up(2.0);
+    assert_eq!(serves(front), "main");
+}
+
+#[test]
+fn when_no_pool_has_a_server_the_first_one_says_so_and_names_the_others() {
+    let (text, front) = config(&[dead("a")], "", &format!("fallback = \"q\"\n{CHECKED}"));
+    let daemon = Daemon::start(&and(text, &[("q", dead("b"), CHECKED)]));
+    eventually("both to be down", PATIENCE, || {
+        (daemon.metric("tidegate_pool_servers", &[("state", "down")]) == 2.0).then_some(())
+    });
+    Client::connect(front).expect_err("nobody is there");
+    let records = daemon.access_log_of(1);
+    let record = records.last().expect("one");
+    assert_eq!((word(record, "pool"), word(record, "close.reason")), ("p", "no_healthy_server"));
+    assert!(field(record, "server").is_null());
+    let detail = word(record, "close.detail");
+    assert!(detail.contains("`p`") && detail.ends_with("falls back to: `q`"), "{detail}");
+}
+
+#[test]
+fn a_reload_gives_takes_and_changes_a_fallback_without_touching_a_connection() {
+    let servers = [Greeter::start("one"), Greeter::start("two")];
+    let pools = [("q", servers[0].toml(), ""), ("r", servers[1].toml(), "fallback = \"q\"")];
+    let text_of = |front, fallback| {
+        and(config_at(front, &[dead("a")], "", &format!("fallback = \"{fallback}\"")), &pools)
+    };
+    let front = nobody();
+    let mut daemon = Daemon::start(&text_of(front, "q"));
+    let mut stays = Client::connect(front).unwrap();
+    assert_eq!(stays.server, "one");
+    daemon.rewrite_config(&text_of(front, "r"));
+    daemon.signal(Signal::SIGHUP);
+    eventually("the reload", PATIENCE, || (serves(front) == "two").then_some(()));
+    stays.echo(b"untouched").unwrap();
+    stays.leave().unwrap();
+}
