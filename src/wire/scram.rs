@@ -2,7 +2,7 @@
 //! password, and neither sends it.
 //!
 //! Without channel binding, which needs TLS. The server chooses how long the proof takes; beyond
-//! [`ROUNDS_MAX`] it is refused, for it is computed on the thread that watches everything.
+//! `ROUNDS_MAX` it is refused, for it is computed on the thread that watches everything.
 
 use aws_lc_rs::{constant_time, digest, hmac, pbkdf2};
 
