@@ -4,6 +4,7 @@
 //! to snapshot. Nothing here decides anything; what is counted is given back by `Drop`.
 
 pub mod gate; // what a listener remembers of its clients' sources
+mod guard; // may a server be tried
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
@@ -11,6 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use self::gate::Gate;
+pub use guard::{Circuit, Guard, Pass};
+
 use crate::core::limit::Places;
 use crate::telemetry::counters::PerWorker;
 use crate::telemetry::stats::{ListenerStats, ServerStats};
@@ -168,5 +171,6 @@ pub struct ServerLive {
     pub name: String,
     pub address: SocketAddr,
     pub room: Arc<Room>,
+    pub guard: Guard,
     pub stats: PerWorker<ServerStats>,
 }

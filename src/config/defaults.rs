@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::plan::{
-    AccessLog, AccessOutput, AccessWhen, Admin, Admission, AdmissionMode, Auto, Balance, CheckKind, HashKey,
-    HealthCheck, Level, Listener, Log, LogFormat, OnNoServer, Pool, Process, Retry, Server, Tcp, WhenFull,
+    AccessLog, AccessOutput, AccessWhen, Admin, Admission, AdmissionMode, Auto, Balance, CheckKind,
+    CircuitBreaker, HashKey, HealthCheck, Level, Listener, Log, LogFormat, OnNoServer, Pool, Process, Retry,
+    Server, Tcp, WhenFull,
 };
 
 /// Where the configuration is looked for.
@@ -113,6 +114,18 @@ impl Default for HealthCheck {
     }
 }
 
+impl Default for CircuitBreaker {
+    fn default() -> Self {
+        CircuitBreaker {
+            failures: 5,
+            window: Duration::from_secs(10),
+            // Long enough for a process to restart, short enough to be no outage of its own.
+            open_for: Duration::from_secs(5),
+            half_open_trials: 2,
+        }
+    }
+}
+
 impl Listener {
     /// A listener with nothing said but what must be.
     pub fn new(name: impl Into<String>, bind: Vec<SocketAddr>, pool: impl Into<String>) -> Self {
@@ -143,6 +156,7 @@ impl Pool {
             tcp: Tcp::default(),
             on_no_server: ON_NO_SERVER,
             health_check: None,
+            circuit_breaker: None,
         }
     }
 }

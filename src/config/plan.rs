@@ -10,6 +10,7 @@ use std::time::Duration;
 
 pub use crate::core::acl::Acl;
 pub use crate::core::balance::{HashKey, Kind as Balance};
+pub use crate::core::breaker::Rules as CircuitBreaker;
 pub use crate::core::bucket::Rate;
 use crate::core::outcome::words;
 use crate::core::prefix::Prefix;
@@ -201,6 +202,8 @@ pub struct Pool {
     pub on_no_server: OnNoServer,
     /// `None`: the servers are taken to be up.
     pub health_check: Option<HealthCheck>,
+    /// `[pool.NAME.circuit_breaker]`; `None`: a server is tried however often it fails.
+    pub circuit_breaker: Option<CircuitBreaker>,
 }
 
 words! {

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::defaults;
 use super::plan::{
-    AccessLog, AccessOutput, Admin, Admission, Auto, HealthCheck, Listener, Log, Plan, Pool, Process, Rate,
-    Retry, Server, Tcp,
+    AccessLog, AccessOutput, Admin, Admission, Auto, CircuitBreaker, HealthCheck, Listener, Log, Plan, Pool,
+    Process, Rate, Retry, Server, Tcp,
 };
 use super::units::{write_duration, write_percent};
 use crate::core::prefix::Prefix;
@@ -170,6 +170,9 @@ fn pool(pool: &Pool, out: &mut Out) {
         Some(check) => health_check(&name, check, out),
         None => out.text.push_str("# Without a table health_check, every server is taken to be up.\n"),
     }
+    if let Some(breaker) = &pool.circuit_breaker {
+        circuit_breaker(&name, *breaker, out);
+    }
 }
 
 /// The address alone, or a table where there is more to say.
@@ -202,6 +205,15 @@ fn health_check(pool: &str, check: &HealthCheck, out: &mut Out) {
     if let Some(port) = check.port {
         out.key("port", port);
     }
+}
+
+fn circuit_breaker(pool: &str, breaker: CircuitBreaker, out: &mut Out) {
+    let default = CircuitBreaker::default();
+    out.header(format!("pool.{pool}.circuit_breaker"));
+    out.key("failures", breaker.failures); // always, so that the table is there
+    out.unless("window", &breaker.window, &default.window, length);
+    out.unless("open_for", &breaker.open_for, &default.open_for, length);
+    out.unless("half_open_trials", &breaker.half_open_trials, &default.half_open_trials, u32::to_string);
 }
 
 fn tcp(tcp: &Tcp, out: &mut Out) {
@@ -367,17 +379,25 @@ mod tests {
         )
     }
 
+    fn circuit_breaker() -> impl Strategy<Value = CircuitBreaker> {
+        (1..1001u32, duration(1), duration(1), 1..1001u32).prop_map(|(failures, window, open_for, trials)| {
+            CircuitBreaker { failures, window, open_for, half_open_trials: trials.min(failures) }
+        })
+    }
+
     fn pool(number: u16) -> impl Strategy<Value = Pool> {
         let servers = (0..3u16).map(server).collect::<Vec<_>>();
         let words = (word(Balance::ALL), word(HashKey::ALL));
-        (servers, words, 1..100u32, duration(1), tcp(), prop::option::of(health_check())).prop_map(
-            move |(servers, (balance, hash_key), attempts, connect_timeout, tcp, health_check)| Pool {
+        let watch = (prop::option::of(health_check()), prop::option::of(circuit_breaker()));
+        (servers, words, 1..100u32, duration(1), tcp(), watch).prop_map(
+            move |(servers, (balance, hash_key), attempts, connect_timeout, tcp, watch)| Pool {
                 balance,
                 hash_key,
                 retry: Retry { attempts },
                 connect_timeout,
                 tcp,
-                health_check,
+                health_check: watch.0,
+                circuit_breaker: watch.1,
                 ..Pool::new(format!("p-{number}"), servers)
             },
         )

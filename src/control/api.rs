@@ -95,6 +95,8 @@ pub struct Server {
     pub connect_failures: u64,
     /// `null`: not checked, or not yet.
     pub last_check: Option<LastCheck>,
+    /// Of the circuit breaker: `closed`, `open` or `half-open`; `null` where there is none.
+    pub circuit: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

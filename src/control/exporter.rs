@@ -7,13 +7,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Error;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::checks::Checked;
 use super::desk::Desk;
 use super::exposition::{Page, Sample};
 use super::publisher::ServerKey;
 use super::view::{VERSION, servers_in};
+use crate::core::breaker;
 use crate::core::health::State;
 use crate::core::outcome::{By, Reason};
 use crate::live::ServerLive;
@@ -29,6 +30,7 @@ pub fn export(desk: &Desk, page: &mut Page<'_>) -> Result<(), Error> {
     flows(desk, page)?;
     pools(&snapshot, page)?;
     servers_now(&snapshot, page)?;
+    circuits(&snapshot, page)?;
     servers_so_far(&counted_servers(desk, &snapshot), page)?;
     checks(&checked_servers(desk, &snapshot), page)
 }
@@ -149,6 +151,24 @@ fn servers_now(snapshot: &Snapshot, page: &mut Page<'_>) -> Result<(), Error> {
     page.gauge("server_up", "1 when the server is up", up)?;
     let weights = all().map(|(labels, server)| Sample::of(&labels, f64::from(server.plan.weight)));
     page.gauge("server_weight", "Share of the traffic against the other servers", weights)
+}
+
+/// Of servers that have a circuit breaker.
+fn circuits(snapshot: &Snapshot, page: &mut Page<'_>) -> Result<(), Error> {
+    let now = Instant::now();
+    let all = || {
+        let pools = snapshot.pools.values();
+        let servers = pools.flat_map(|pool| pool.servers.iter().map(move |it| (labels_of(pool, it), it)));
+        servers.filter_map(move |(labels, server)| Some((labels, server.live.guard.circuit(now)?)))
+    };
+    let states = all().flat_map(|([pool, server], circuit)| {
+        let is_it = move |state: &breaker::State| f64::from(u8::from(*state == circuit.state));
+        let labels = move |state: &breaker::State| [pool, server, ("state", state.word())];
+        breaker::State::ALL.iter().map(move |state| Sample::of(&labels(state), is_it(state)))
+    });
+    page.gauge("circuit_breaker_state", "1 for the state that the server's breaker is in", states)?;
+    let opened = all().map(|(labels, circuit)| Sample::count(&labels, circuit.opened));
+    page.counter("circuit_breaker_opened", "How often the server's breaker has opened", opened)
 }
 
 fn labels_of<'a>(pool: &'a Pool, server: &'a Server) -> [(&'static str, &'a str); 2] {

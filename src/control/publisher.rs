@@ -14,7 +14,7 @@ use crate::config::plan::{self, Auto, Plan};
 use crate::core::balance::{Chooser, Member};
 use crate::core::health::State;
 use crate::live::gate::Gate;
-use crate::live::{ListenerLive, Loads, PoolLive, Room, ServerLive};
+use crate::live::{Guard, ListenerLive, Loads, PoolLive, Room, ServerLive};
 use crate::snapshot::{Listener, Pool, Server, Snapshot};
 use crate::telemetry::counters::PerWorker;
 use crate::telemetry::stats::Flow;
@@ -169,26 +169,28 @@ impl Publisher {
             .iter()
             .map(|server| Server {
                 plan: server.clone(),
-                live: self.server_live(&plan.name, server),
+                live: self.server_live(plan, server),
                 state: state_at_start(plan, server, before),
             })
             .collect();
         finished(plan.clone(), live, servers, before)
     }
 
-    fn server_live(&mut self, pool: &str, plan: &plan::Server) -> Arc<ServerLive> {
+    fn server_live(&mut self, pool: &plan::Pool, plan: &plan::Server) -> Arc<ServerLive> {
         let workers = self.workers;
         let limit = plan.max_connections.unwrap_or(usize::MAX);
-        let live = self.registry.servers.entry(ServerKey::new(pool, plan)).or_insert_with(|| {
+        let live = self.registry.servers.entry(ServerKey::new(&pool.name, plan)).or_insert_with(|| {
             Arc::new(ServerLive {
-                pool: pool.into(),
+                pool: pool.name.clone(),
                 name: plan.name.clone(),
                 address: plan.address,
                 room: Room::new(limit),
+                guard: Guard::new(Instant::now()),
                 stats: PerWorker::new(workers),
             })
         });
         live.room.set_limit(limit);
+        live.guard.set_rules(pool.circuit_breaker);
         Arc::clone(live)
     }
 

@@ -5,8 +5,11 @@ use super::checks::{Checked, Found, Last};
 use super::desk::Desk;
 use super::publisher::ServerKey;
 use std::sync::Arc;
+use std::time::Instant;
 
+use crate::core::breaker;
 use crate::core::health::State;
+use crate::live::Circuit;
 use crate::snapshot::{Listener, Pool, Server};
 
 /// The version of the binary, as every view tells it.
@@ -89,12 +92,13 @@ fn server(desk: &Desk, pool: &Pool, server: &Server) -> api::Server {
     let last =
         desk.checks.get(&ServerKey::new(&pool.plan.name, &server.plan)).as_deref().and_then(Checked::last);
     let stats = &server.live.stats;
+    let circuit = server.live.guard.circuit(Instant::now());
     api::Server {
         pool: pool.plan.name.clone(),
         name: server.plan.name.clone(),
         address: server.plan.address.to_string(),
         state: server.state.to_string(),
-        why: why_server(server, last.as_ref()),
+        why: why_server(server, last.as_ref(), circuit),
         weight: server.plan.weight,
         active: server.live.room.taken(),
         total: stats.sum(|stats| stats.connections.get()),
@@ -105,6 +109,7 @@ fn server(desk: &Desk, pool: &Pool, server: &Server) -> api::Server {
             ms: last.took.as_micros() as f64 / 1000.0,
             message: found_text(&last.found),
         }),
+        circuit: circuit.map(|circuit| circuit.state.to_string()),
     }
 }
 
@@ -150,13 +155,23 @@ fn why_pool(pool: &Pool) -> String {
     told.map(|(names, word)| format!("{word}: {names}")).collect::<Vec<_>>().join("; ")
 }
 
-fn why_server(server: &Server, last: Option<&Last>) -> String {
+fn why_server(server: &Server, last: Option<&Last>, circuit: Option<Circuit>) -> String {
     match (server.state, last) {
         (State::Down, Some(last)) => found_text(&last.found),
         (State::Checking, _) => "waiting for its first check".into(),
         (State::Up, _) if server.plan.weight == 0 => "weight 0: gets no new connections".into(),
         (State::Up, _) if server.live.room.is_full() => "at its max_connections".into(),
-        _ => String::new(),
+        _ => circuit.map(why_circuit).unwrap_or_default(),
+    }
+}
+
+fn why_circuit(circuit: Circuit) -> String {
+    match (circuit.state, circuit.open_for) {
+        (breaker::State::Closed, _) => String::new(),
+        (breaker::State::Open, Some(left)) => {
+            format!("its circuit breaker is open for {:.1} s more", left.as_secs_f64())
+        }
+        _ => "its circuit breaker lets a few try".into(),
     }
 }
 
@@ -234,7 +249,7 @@ mod tests {
         );
         assert_eq!(
             keys(first(serde_json::to_value(servers(&desk)).expect("JSON"))),
-            "active address connect_failures last_check name pool state total weight why"
+            "active address circuit connect_failures last_check name pool state total weight why"
         );
     }
 }

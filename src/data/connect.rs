@@ -19,7 +19,7 @@ use super::worker::Worker;
 use crate::config::plan;
 use crate::core::balance::{self, Ask, Choice, Field};
 use crate::core::outcome::{By, Close, How, Phase, Reason};
-use crate::live::Permit;
+use crate::live::{Pass, Permit};
 use crate::net::{Either, Sock, either};
 use crate::snapshot::{Pool, Server};
 
@@ -47,12 +47,12 @@ pub(super) async fn connect(
     let ask = search.ask();
     let mut last = None;
     for attempt in 0..pool.plan.retry.attempts {
-        let Some((choice, lease)) = search.choose(&ask) else { break };
+        let Some((choice, lease, pass)) = search.choose(&ask) else { break };
         let server = &pool.servers[choice.server];
         if attempt > 0 {
             server.live.stats.of(worker.index).retries.add(1);
         }
-        match search.dial(server, choice, &admitted.sock).await? {
+        match search.dial(server, choice, pass, &admitted.sock).await? {
             Ok(sock) => {
                 let Admitted { sock: client, places } = admitted;
                 return Ok(Joined { client, server: sock, _places: places, _lease: lease });
@@ -75,7 +75,9 @@ struct Search<'a> {
 
 impl Field for Search<'_> {
     fn is_open(&self, server: usize) -> bool {
-        !self.tried.borrow().contains(&server) && !self.pool.servers[server].live.room.is_full()
+        let live = &self.pool.servers[server].live;
+        let is_new = !self.tried.borrow().contains(&server);
+        is_new && !live.room.is_full() && live.guard.is_open(self.worker.net.now())
     }
 
     fn active(&self, server: usize) -> usize {
@@ -83,7 +85,7 @@ impl Field for Search<'_> {
     }
 }
 
-impl Search<'_> {
+impl<'a> Search<'a> {
     fn ask(&self) -> Ask {
         let plan = &self.pool.plan;
         let key = match plan.balance {
@@ -93,14 +95,18 @@ impl Search<'_> {
         Ask { key, random: fastrand::u64(..), turn: self.pool.live.next_turn() }
     }
 
-    /// The next server, with a place on it. Another worker may take the last place between the
-    /// choice and the lease; then the choice is made again without that server.
-    fn choose(&self, ask: &Ask) -> Option<(Choice, Permit)> {
+    /// The next server, with a place on it and leave to try it. Another worker may take the last of
+    /// either between the choice and the taking; then the choice is made again without that server.
+    fn choose(&self, ask: &Ask) -> Option<(Choice, Permit, Pass<'a>)> {
         loop {
             let choice = self.pool.chooser.pick(ask, self)?;
             self.tried.borrow_mut().push(choice.server);
-            if let Some(lease) = self.pool.servers[choice.server].live.room.take() {
-                return Some((choice, lease));
+            let pool: &'a Pool = self.pool;
+            let live = &pool.servers[choice.server].live;
+            if let Some(lease) = live.room.take()
+                && let Some(pass) = live.guard.enter(self.worker.net.now())
+            {
+                return Some((choice, lease, pass));
             }
         }
     }
@@ -110,6 +116,7 @@ impl Search<'_> {
         &self,
         server: &Server,
         choice: Choice,
+        pass: Pass<'_>,
         client: &Sock,
     ) -> Result<Result<Sock, Failure>, Close> {
         let (plan, net) = (&self.pool.plan, &self.worker.net);
@@ -134,8 +141,14 @@ impl Search<'_> {
                 stats.connect.observe(took);
                 let since_accept = net.now().saturating_duration_since(self.visit.accepted);
                 self.visit.connected_after.set(Some(since_accept));
+                pass.connected();
             }
-            Err(failure) => stats.connect_failures.add(failure.reason),
+            Err(failure) => {
+                stats.connect_failures.add(failure.reason);
+                if failure.is_the_servers() {
+                    pass.failed(net.now());
+                }
+            }
         }
         let error = result.as_ref().err().map(|failure| failure.reason);
         let attempt = Attempt { server: Arc::clone(&server.live), why: choice.why, took, error };
@@ -164,7 +177,19 @@ impl Search<'_> {
                 Reason::ServerLimit,
                 format!("every healthy server of pool `{pool}` is at its max_connections"),
             ),
-            None => refusal(Reason::NoHealthyServer, format!("pool `{pool}` has no healthy server")),
+            None => refusal(Reason::NoHealthyServer, self.why_nobody()),
+        }
+    }
+
+    fn why_nobody(&self) -> String {
+        let (pool, now) = (&self.pool.plan.name, self.worker.net.now());
+        let servers = || self.pool.servers.iter().filter(|server| server.plan.weight > 0);
+        match servers().filter(|server| !server.live.guard.is_open(now)).count() {
+            0 => format!("pool `{pool}` has no healthy server"),
+            shut => format!(
+                "pool `{pool}` has no healthy server; of {} the circuit breakers of {shut} are open",
+                servers().count()
+            ),
         }
     }
 
@@ -235,6 +260,12 @@ impl Failure {
     fn timed_out(limit: Duration) -> Self {
         let told = format!("did not answer within connect_timeout ({limit:?})");
         Failure { reason: Reason::ConnectTimeout, errno: None, told }
+    }
+
+    /// It speaks against the server, and not only against this machine.
+    fn is_the_servers(&self) -> bool {
+        use Reason::{ConnectTimeout, ServerRefused, ServerReset, ServerUnreachable};
+        matches!(self.reason, ServerRefused | ServerReset | ConnectTimeout | ServerUnreachable)
     }
 
     /// The fault is this machine's, and another server would meet it too.

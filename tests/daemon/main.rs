@@ -14,3 +14,4 @@ mod peers; // scripted servers and clients
 mod reload; // SIGHUP
 mod spread; // how even workers are
 mod stop; // SIGTERM, and its friends
+mod survive; // servers that fail: who is left alone, and for how long

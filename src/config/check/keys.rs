@@ -156,6 +156,7 @@ pub const POOL: Keys = Keys {
         "tcp_user_timeout",
         "on_no_server",
         "health_check",
+        "circuit_breaker",
     ],
     foreign: &[
         ("algorithm", "balance"),
@@ -172,6 +173,7 @@ pub const POOL: Keys = Keys {
         ("check", "health_check"),
         ("option_tcp_check", "health_check"),
         ("retries", "retry"),
+        ("circuit_breakers", "circuit_breaker"),
         ("timeout_connect", "connect_timeout"),
         ("proxy_connect_timeout", "connect_timeout"),
         ("keepalive", "tcp_keepalive"),
@@ -208,12 +210,40 @@ pub const HEALTH_CHECK: Keys = Keys {
     ],
 };
 
+pub const CIRCUIT_BREAKER: Keys = Keys {
+    header: "[pool.NAME.circuit_breaker]",
+    names: &["failures", "window", "open_for", "half_open_trials"],
+    foreign: &[
+        ("max_failures", "failures"),
+        ("error_limit", "failures"),
+        ("max_fails", "failures"),
+        ("interval", "window"),
+        ("fail_timeout", "open_for"),
+        ("reset_timeout", "open_for"),
+        ("sleep_window", "open_for"),
+        ("half_open_requests", "half_open_trials"),
+    ],
+};
+
 /// Where a key of the right name in the wrong table may have been meant for.
-pub const TABLES: [&Keys; 8] = [&PROCESS, &ADMIN, &LOG, &ACCESS, &LISTENER, &POOL, &HEALTH_CHECK, &SERVER];
+pub const TABLES: [&Keys; 9] =
+    [&PROCESS, &ADMIN, &LOG, &ACCESS, &LISTENER, &POOL, &HEALTH_CHECK, &CIRCUIT_BREAKER, &SERVER];
 
 /// Every kind of table, in the order of the reference.
-pub const ALL: [&Keys; 11] =
-    [&ROOT, &PROCESS, &ADMIN, &LOG, &ACCESS, &DEFAULTS, &LISTENER, &POOL, &RETRY, &SERVER, &HEALTH_CHECK];
+pub const ALL: [&Keys; 12] = [
+    &ROOT,
+    &PROCESS,
+    &ADMIN,
+    &LOG,
+    &ACCESS,
+    &DEFAULTS,
+    &LISTENER,
+    &POOL,
+    &RETRY,
+    &SERVER,
+    &HEALTH_CHECK,
+    &CIRCUIT_BREAKER,
+];
 
 const FOREIGN_TIMES: &[(&str, &str)] = &[
     ("timeout_connect", "connect_timeout"),

@@ -12,6 +12,7 @@ mod leaf; // single values
 mod listener; // [listener.NAME]
 mod pool; // [pool.NAME] and its servers
 mod prefix; // a network of addresses
+mod survival; // what a pool does about servers that fail
 mod process; // [process], [admin], [log]
 mod section; // one table under its rules // what must fit together: pools, ports, loops
 

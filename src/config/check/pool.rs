@@ -9,7 +9,7 @@ use super::common::{self, Common};
 use super::leaf::{self, Span};
 use super::listener::missing;
 use super::section::{Field, Section};
-use super::{check_name, keys};
+use super::{check_name, keys, survival};
 use crate::config::file::{Entry, Kind, Value};
 use crate::config::mistake::{Code, Mistake, Mistakes, quoted};
 use crate::config::plan::{Balance, CheckKind, HashKey, HealthCheck, Pool, Server};
@@ -62,6 +62,8 @@ pub fn pool(entry: &Entry, common: &Common, found: &mut Mistakes) -> PoolAt {
     at.plan.tcp = common::tcp(&section, common.tcp, found);
     at.plan.hash_key = hash_key(&section, own.balance, found).unwrap_or(at.plan.hash_key);
     at.plan.health_check = section.get("health_check").and_then(|field| health_check(name, field, found));
+    at.plan.circuit_breaker =
+        section.get("circuit_breaker").and_then(|field| survival::circuit_breaker(name, field, found));
     at
 }
 

@@ -1,0 +1,108 @@
+//! Servers that fail: who is left alone, for how long, and what it costs the clients.
+
+use std::net::SocketAddr;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::peers::{BlackHole, Client, Greeter, config, config_at, nobody};
+use crate::support::record::{failed_attempts, word};
+use crate::support::{Daemon, PATIENCE, eventually};
+
+fn served_by(front: SocketAddr) -> String {
+    let mut client = Client::connect(front).unwrap();
+    client.echo(b"hello").unwrap();
+    let server = client.server.clone();
+    client.leave().unwrap();
+    server
+}
+
+fn named(name: &str, address: SocketAddr) -> String {
+    format!("{{ name = \"{name}\", address = \"{address}\" }}")
+}
+
+/// The server's entry in `tidegate servers --json`.
+fn shown(daemon: &Daemon, name: &str) -> Value {
+    let output = daemon.tidegate(&["servers", "--json"]);
+    let servers: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    servers.as_array().unwrap().iter().find(|server| server["name"] == name).expect("a server").clone()
+}
+
+fn failures(daemon: &Daemon, server: &str) -> f64 {
+    daemon.metric("tidegate_server_connect_failures_total", &[("server", server)])
+}
+
+fn circuit(daemon: &Daemon, server: &str, state: &str) -> bool {
+    daemon.metric("tidegate_circuit_breaker_state", &[("server", server), ("state", state)]) == 1.0
+}
+
+/// `count` clients at once; gives those that were served.
+fn crowd(front: SocketAddr, count: usize) -> Vec<Client> {
+    let all: Vec<_> = (0..count).map(|_| std::thread::spawn(move || Client::connect(front))).collect();
+    all.into_iter().filter_map(|client| client.join().unwrap().ok()).collect()
+}
+
+#[test]
+fn a_server_that_fails_too_often_is_left_alone_also_after_a_reload() {
+    let (server, dead) = (Greeter::start("alive"), nobody());
+    let breaker = "balance = \"round-robin\"\n[pool.p.circuit_breaker]\nfailures = 3\nopen_for = \"1h\"";
+    let servers = [named("dead", dead), server.toml()];
+    let (text, front) = config(&servers, "", breaker);
+    let mut daemon = Daemon::start(&text);
+    for _ in 0..100 {
+        assert_eq!(served_by(front), "alive");
+    }
+    assert_eq!(failures(&daemon, "dead"), 3.0, "nobody was sent there once its breaker was open");
+    assert!(circuit(&daemon, "dead", "open") && circuit(&daemon, "alive", "closed"));
+    assert_eq!(daemon.metric("tidegate_circuit_breaker_opened_total", &[("server", "dead")]), 1.0);
+    let told = shown(&daemon, "dead");
+    assert_eq!((word(&told, "circuit"), word(&told, "state")), ("open", "up"));
+    assert!(word(&told, "why").contains("circuit breaker"), "{told}");
+
+    daemon.rewrite_config(&config_at(front, &servers, "", breaker));
+    daemon.signal(Signal::SIGHUP);
+    eventually("the reload", PATIENCE, || {
+        (daemon.metric("tidegate_config_generation", &[]) == 2.0).then_some(())
+    });
+    for _ in 0..20 {
+        assert_eq!(served_by(front), "alive");
+    }
+    assert_eq!(failures(&daemon, "dead"), 3.0);
+}
+
+#[test]
+fn a_server_that_is_back_is_tried_and_then_serves_as_before() {
+    let (server, address) = (Greeter::start("alive"), nobody());
+    let breaker = "balance = \"round-robin\"\n[pool.p.circuit_breaker]\nfailures = 2\nopen_for = \"200ms\"";
+    let (text, front) = config(&[named("back", address), server.toml()], "", breaker);
+    let daemon = Daemon::start(&text);
+    while failures(&daemon, "back") < 2.0 {
+        assert_eq!(served_by(front), "alive");
+    }
+    let _back = Greeter::at("back", address);
+    eventually("the breaker to close", PATIENCE, || {
+        served_by(front);
+        circuit(&daemon, "back", "closed").then_some(())
+    });
+    let half = (0..10).filter(|_| served_by(front) == "back").count();
+    assert_eq!(half, 5, "round robin gives it its share again");
+}
+
+#[test]
+fn no_more_clients_than_trials_wait_for_a_server_that_may_be_dead() {
+    let hole = BlackHole::start();
+    let breaker = "connect_timeout = \"1s\"\nretry = { attempts = 1 }\n\
+                   [pool.p.circuit_breaker]\nfailures = 2\nopen_for = \"100ms\"\nhalf_open_trials = 2";
+    let (text, front) = config(&[named("hole", hole.address)], "", breaker);
+    let daemon = Daemon::start(&text);
+    assert!(crowd(front, 2).is_empty());
+    eventually("trials to be due", PATIENCE, || circuit(&daemon, "hole", "half-open").then_some(()));
+    assert!(crowd(front, 20).is_empty());
+    let log = daemon.access_log_of(22);
+    let on_trial = log[2..].iter().filter(|record| failed_attempts(record) == [("hole", "connect_timeout")]);
+    assert_eq!(on_trial.count(), 2);
+    let refused = log.iter().filter(|record| word(record, "close.reason") == "no_healthy_server");
+    let refused: Vec<_> = refused.collect();
+    assert_eq!(refused.len(), 18);
+    assert!(word(refused[0], "close.detail").contains("circuit breaker"), "{}", refused[0]);
+}
