@@ -12,9 +12,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use self::gate::Gate;
-pub use guard::{Circuit, Guard, Pass};
+pub use guard::{Circuit, Guard, Pass, Rules, Watched};
 
 use crate::core::limit::Places;
+use crate::core::outlier::Ward;
 use crate::telemetry::counters::PerWorker;
 use crate::telemetry::stats::{ListenerStats, ServerStats};
 
@@ -153,6 +154,8 @@ pub struct ListenerLive {
 pub struct PoolLive {
     /// Grows by one with each connection, over all workers: the place in the round.
     turn: AtomicU64,
+    /// Which of its servers are ejected.
+    pub ward: Arc<Mutex<Ward>>,
 }
 
 impl PoolLive {

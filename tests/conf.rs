@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use tidegate::config::plan::{
-    Admin, CircuitBreaker, HealthCheck, Listener, Log, Plan, Pool, Process, Server,
+    Admin, CircuitBreaker, HealthCheck, Listener, Log, OutlierDetection, Plan, Pool, Process, Server,
 };
 use tidegate::config::{self, Colour, Format};
 
@@ -58,6 +58,7 @@ fn the_reference_shows_the_defaults() {
     let servers: Vec<_> = pool.servers.iter().map(plain).collect();
     let expected = Pool {
         health_check: Some(HealthCheck::default()),
+        outlier_detection: Some(OutlierDetection::default()),
         circuit_breaker: Some(CircuitBreaker::default()),
         ..Pool::new("web", servers)
     };
@@ -91,7 +92,7 @@ fn the_reference_shows_every_key_in_its_table() {
                 "the file" => text.contains(&format!("\n[{key}")),
                 "retry" | "a table of `servers`" => text.contains(&format!(" {key} = ")),
                 // A table of its own.
-                _ if ["access", "health_check", "circuit_breaker"].contains(key) => {
+                _ if ["access", "health_check", "circuit_breaker", "outlier_detection"].contains(key) => {
                     text.contains(&format!(".{key}]\n"))
                 }
                 _ => below(&text, &header).lines().any(|line| line.starts_with(&format!("{key} = "))),

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use super::plan::{
     AccessLog, AccessOutput, AccessWhen, Admin, Admission, AdmissionMode, Auto, Balance, CheckKind,
-    CircuitBreaker, HashKey, HealthCheck, Level, Listener, Log, LogFormat, OnNoServer, Pool, Process, Retry,
-    Server, Tcp, WhenFull,
+    CircuitBreaker, HashKey, HealthCheck, Level, Listener, Log, LogFormat, OnNoServer, OutlierDetection,
+    Pool, Process, Retry, Server, Tcp, WhenFull,
 };
 
 /// Where the configuration is looked for.
@@ -114,6 +114,19 @@ impl Default for HealthCheck {
     }
 }
 
+impl Default for OutlierDetection {
+    fn default() -> Self {
+        OutlierDetection {
+            consecutive_failures: 5,
+            failure_ratio: 0.5,
+            // Fewer tell nothing: one of two failures may be chance.
+            min_connections: 20,
+            eject_for: Duration::from_secs(30),
+            max_ejected: 0.5,
+        }
+    }
+}
+
 impl Default for CircuitBreaker {
     fn default() -> Self {
         CircuitBreaker {
@@ -156,6 +169,7 @@ impl Pool {
             tcp: Tcp::default(),
             on_no_server: ON_NO_SERVER,
             health_check: None,
+            outlier_detection: None,
             circuit_breaker: None,
         }
     }

@@ -13,6 +13,7 @@ pub use crate::core::balance::{HashKey, Kind as Balance};
 pub use crate::core::breaker::Rules as CircuitBreaker;
 pub use crate::core::bucket::Rate;
 use crate::core::outcome::words;
+pub use crate::core::outlier::Rules as OutlierDetection;
 use crate::core::prefix::Prefix;
 
 /// Everything the operator asked for.
@@ -202,6 +203,8 @@ pub struct Pool {
     pub on_no_server: OnNoServer,
     /// `None`: the servers are taken to be up.
     pub health_check: Option<HealthCheck>,
+    /// `[pool.NAME.outlier_detection]`; `None`: no server is judged by its traffic.
+    pub outlier_detection: Option<OutlierDetection>,
     /// `[pool.NAME.circuit_breaker]`; `None`: a server is tried however often it fails.
     pub circuit_breaker: Option<CircuitBreaker>,
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::defaults;
 use super::plan::{
-    AccessLog, AccessOutput, Admin, Admission, Auto, CircuitBreaker, HealthCheck, Listener, Log, Plan, Pool,
-    Process, Rate, Retry, Server, Tcp,
+    AccessLog, AccessOutput, Admin, Admission, Auto, CircuitBreaker, HealthCheck, Listener, Log,
+    OutlierDetection, Plan, Pool, Process, Rate, Retry, Server, Tcp,
 };
 use super::units::{write_duration, write_percent};
 use crate::core::prefix::Prefix;
@@ -170,6 +170,9 @@ fn pool(pool: &Pool, out: &mut Out) {
         Some(check) => health_check(&name, check, out),
         None => out.text.push_str("# Without a table health_check, every server is taken to be up.\n"),
     }
+    if let Some(rules) = &pool.outlier_detection {
+        outlier_detection(&name, rules, out);
+    }
     if let Some(breaker) = &pool.circuit_breaker {
         circuit_breaker(&name, *breaker, out);
     }
@@ -205,6 +208,17 @@ fn health_check(pool: &str, check: &HealthCheck, out: &mut Out) {
     if let Some(port) = check.port {
         out.key("port", port);
     }
+}
+
+fn outlier_detection(pool: &str, rules: &OutlierDetection, out: &mut Out) {
+    let default = OutlierDetection::default();
+    let share = |share: &f64| text(&write_percent(*share));
+    out.header(format!("pool.{pool}.outlier_detection"));
+    out.key("consecutive_failures", rules.consecutive_failures); // always, so that the table is there
+    out.unless("failure_ratio", &rules.failure_ratio, &default.failure_ratio, share);
+    out.unless("min_connections", &rules.min_connections, &default.min_connections, u32::to_string);
+    out.unless("eject_for", &rules.eject_for, &default.eject_for, length);
+    out.unless("max_ejected", &rules.max_ejected, &default.max_ejected, share);
 }
 
 fn circuit_breaker(pool: &str, breaker: CircuitBreaker, out: &mut Out) {
@@ -379,6 +393,21 @@ mod tests {
         )
     }
 
+    fn outlier_detection() -> impl Strategy<Value = OutlierDetection> {
+        let share = || (1..1001u32).prop_map(|share| f64::from(share) / 10.0 / 100.0);
+        (1..1001u32, share(), 1..1001u32, duration(1), share()).prop_map(
+            |(consecutive_failures, failure_ratio, min_connections, eject_for, max_ejected)| {
+                OutlierDetection {
+                    consecutive_failures,
+                    failure_ratio,
+                    min_connections,
+                    eject_for,
+                    max_ejected,
+                }
+            },
+        )
+    }
+
     fn circuit_breaker() -> impl Strategy<Value = CircuitBreaker> {
         (1..1001u32, duration(1), duration(1), 1..1001u32).prop_map(|(failures, window, open_for, trials)| {
             CircuitBreaker { failures, window, open_for, half_open_trials: trials.min(failures) }
@@ -388,7 +417,11 @@ mod tests {
     fn pool(number: u16) -> impl Strategy<Value = Pool> {
         let servers = (0..3u16).map(server).collect::<Vec<_>>();
         let words = (word(Balance::ALL), word(HashKey::ALL));
-        let watch = (prop::option::of(health_check()), prop::option::of(circuit_breaker()));
+        let watch = (
+            prop::option::of(health_check()),
+            prop::option::of(circuit_breaker()),
+            prop::option::of(outlier_detection()),
+        );
         (servers, words, 1..100u32, duration(1), tcp(), watch).prop_map(
             move |(servers, (balance, hash_key), attempts, connect_timeout, tcp, watch)| Pool {
                 balance,
@@ -398,6 +431,7 @@ mod tests {
                 tcp,
                 health_check: watch.0,
                 circuit_breaker: watch.1,
+                outlier_detection: watch.2,
                 ..Pool::new(format!("p-{number}"), servers)
             },
         )

@@ -85,7 +85,7 @@ pub struct Server {
     pub pool: String,
     pub name: String,
     pub address: String,
-    /// `up`, `down` or `checking`.
+    /// `up`, `down`, `checking` or `ejected`.
     pub state: String,
     /// One sentence; empty where there is nothing to say.
     pub why: String,

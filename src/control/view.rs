@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use crate::core::breaker;
 use crate::core::health::State;
-use crate::live::Circuit;
+use crate::live::{Circuit, Watched};
 use crate::snapshot::{Listener, Pool, Server};
 
 /// The version of the binary, as every view tells it.
@@ -72,7 +72,7 @@ pub fn pools(desk: &Desk) -> Vec<api::Pool> {
     let shown = |pool: &Pool| api::Pool {
         name: pool.plan.name.clone(),
         balance: pool.plan.balance.to_string(),
-        servers_up: servers_in(pool, State::Up),
+        servers_up: servers_in(pool, Shown::Checked(State::Up)),
         servers_total: pool.servers.len(),
         active: pool.servers.iter().map(|server| server.live.room.taken()).sum(),
         queued: 0, // clients never wait in a pool: there is no queue
@@ -92,13 +92,14 @@ fn server(desk: &Desk, pool: &Pool, server: &Server) -> api::Server {
     let last =
         desk.checks.get(&ServerKey::new(&pool.plan.name, &server.plan)).as_deref().and_then(Checked::last);
     let stats = &server.live.stats;
-    let circuit = server.live.guard.circuit(Instant::now());
+    let (guard, now) = (&server.live.guard, Instant::now());
+    let (circuit, watched) = (guard.circuit(now), guard.watched(now));
     api::Server {
         pool: pool.plan.name.clone(),
         name: server.plan.name.clone(),
         address: server.plan.address.to_string(),
-        state: server.state.to_string(),
-        why: why_server(server, last.as_ref(), circuit),
+        state: Shown::of(server, now).word().into(),
+        why: why_server(server, last.as_ref(), circuit, watched),
         weight: server.plan.weight,
         active: server.live.room.taken(),
         total: stats.sum(|stats| stats.connections.get()),
@@ -124,7 +125,7 @@ pub enum Standing {
 
 impl Standing {
     pub fn of(pool: &Pool) -> Self {
-        match servers_in(pool, State::Up) {
+        match servers_in(pool, Shown::Checked(State::Up)) {
             0 => Standing::Empty,
             up if up == pool.servers.len() => Standing::Up,
             _ => Standing::Degraded,
@@ -140,22 +141,65 @@ impl Standing {
     }
 }
 
-pub fn servers_in(pool: &Pool, state: State) -> usize {
-    pool.servers.iter().filter(|server| server.state == state).count()
+/// What a server is shown as: how its checks go, or that it is ejected although they go well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown {
+    Checked(State),
+    Ejected,
+}
+
+impl Shown {
+    pub fn of(server: &Server, now: Instant) -> Self {
+        match server.state {
+            State::Up if server.live.guard.is_ejected(now) => Shown::Ejected,
+            state => Shown::Checked(state),
+        }
+    }
+
+    /// Every state there is.
+    pub fn all() -> impl Iterator<Item = Self> {
+        State::ALL.iter().map(|state| Shown::Checked(*state)).chain([Shown::Ejected])
+    }
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Shown::Checked(state) => state.word(),
+            Shown::Ejected => "ejected",
+        }
+    }
+}
+
+pub fn servers_in(pool: &Pool, shown: Shown) -> usize {
+    let now = Instant::now();
+    pool.servers.iter().filter(|server| Shown::of(server, now) == shown).count()
 }
 
 fn why_pool(pool: &Pool) -> String {
-    let names = |state| {
-        let named = pool.servers.iter().filter(move |server| server.state == state);
+    let now = Instant::now();
+    let names = |shown| {
+        let named = pool.servers.iter().filter(move |server| Shown::of(server, now) == shown);
         named.map(|server| format!("`{}`", server.plan.name)).collect::<Vec<_>>().join(", ")
     };
-    let parts = [(State::Down, "down"), (State::Checking, "not checked yet")];
-    let told = parts.map(|(state, word)| (names(state), word));
+    let checked = Shown::Checked;
+    let parts = [
+        (checked(State::Down), "down"),
+        (checked(State::Checking), "not checked yet"),
+        (Shown::Ejected, "ejected"),
+    ];
+    let told = parts.map(|(shown, word)| (names(shown), word));
     let told = told.iter().filter(|(names, _)| !names.is_empty());
     told.map(|(names, word)| format!("{word}: {names}")).collect::<Vec<_>>().join("; ")
 }
 
-fn why_server(server: &Server, last: Option<&Last>, circuit: Option<Circuit>) -> String {
+fn why_server(
+    server: &Server,
+    last: Option<&Last>,
+    circuit: Option<Circuit>,
+    watched: Option<Watched>,
+) -> String {
+    if let (State::Up, Some((left, cause))) = (server.state, watched.and_then(|watched| watched.ejected)) {
+        return format!("ejected for {:.1} s more: {cause}", left.as_secs_f64());
+    }
     match (server.state, last) {
         (State::Down, Some(last)) => found_text(&last.found),
         (State::Checking, _) => "waiting for its first check".into(),

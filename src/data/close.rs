@@ -23,6 +23,8 @@ pub(super) fn cut_off(cut: Cut, visit: &Visit) -> Close {
 pub(super) fn close(visit: &Visit, close: Close, worker: &Worker) {
     let total = worker.net.now().saturating_duration_since(visit.accepted);
     visit.count_bytes(worker.index);
+    let has_failed = matches!(close.reason, Reason::ServerReset | Reason::ServerVanished);
+    visit.judge_server(has_failed && close.phase == Phase::Data, worker.net.now());
     visit.flow.count(worker.index, &close);
     let stats = visit.listener.stats.of(worker.index);
     stats.duration.observe(total);

@@ -4,7 +4,7 @@
 //! next choice is, within `retry.attempts`, and the client does not notice. A client that
 //! resets meanwhile ends the search; one that only ended its direction may still want an answer.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -43,7 +43,7 @@ pub(super) async fn connect(
     visit: &Visit,
     worker: &Worker,
 ) -> Result<Joined, Close> {
-    let search = Search { pool, visit, worker, tried: RefCell::default() };
+    let search = Search { pool, visit, worker, tried: RefCell::default(), takes_ejected: Cell::new(false) };
     let ask = search.ask();
     let mut last = None;
     for attempt in 0..pool.plan.retry.attempts {
@@ -71,13 +71,16 @@ struct Search<'a> {
     worker: &'a Worker,
     /// Servers asked already, or found full. At most as many as the pool has.
     tried: RefCell<Vec<usize>>,
+    /// Nobody else is left: ejected servers are asked, too.
+    takes_ejected: Cell<bool>,
 }
 
 impl Field for Search<'_> {
     fn is_open(&self, server: usize) -> bool {
         let live = &self.pool.servers[server].live;
-        let is_new = !self.tried.borrow().contains(&server);
-        is_new && !live.room.is_full() && live.guard.is_open(self.worker.net.now())
+        let (is_new, now) = (!self.tried.borrow().contains(&server), self.worker.net.now());
+        let is_in = self.takes_ejected.get() || !live.guard.is_ejected(now);
+        is_new && is_in && !live.room.is_full() && live.guard.is_open(now)
     }
 
     fn active(&self, server: usize) -> usize {
@@ -95,11 +98,18 @@ impl<'a> Search<'a> {
         Ask { key, random: fastrand::u64(..), turn: self.pool.live.next_turn() }
     }
 
+    /// An ejected server is better than none: what is ejected while others work may be all that is
+    /// left when those go down.
+    fn pick(&self, ask: &Ask) -> Option<Choice> {
+        let pick = || self.pool.chooser.pick(ask, self);
+        pick().or_else(|| if self.takes_ejected.replace(true) { None } else { pick() })
+    }
+
     /// The next server, with a place on it and leave to try it. Another worker may take the last of
     /// either between the choice and the taking; then the choice is made again without that server.
     fn choose(&self, ask: &Ask) -> Option<(Choice, Permit, Pass<'a>)> {
         loop {
-            let choice = self.pool.chooser.pick(ask, self)?;
+            let choice = self.pick(ask)?;
             self.tried.borrow_mut().push(choice.server);
             let pool: &'a Pool = self.pool;
             let live = &pool.servers[choice.server].live;
@@ -141,7 +151,7 @@ impl<'a> Search<'a> {
                 stats.connect.observe(took);
                 let since_accept = net.now().saturating_duration_since(self.visit.accepted);
                 self.visit.connected_after.set(Some(since_accept));
-                pass.connected();
+                self.visit.is_watched.set(pass.connected());
             }
             Err(failure) => {
                 stats.connect_failures.add(failure.reason);

@@ -27,6 +27,8 @@ pub(super) struct Visit {
     pub(super) listener: Arc<ListenerLive>,
     pub(super) flow: Arc<Flow>,
     pub(super) attempts: RefCell<Vec<Attempt>>,
+    /// Outlier detection has not heard yet how the server serves this client.
+    pub(super) is_watched: Cell<bool>,
     pub(super) connected_after: Cell<Option<Duration>>,
     pub(super) tally: Rc<Tally>,
     /// Among the worker's open connections.
@@ -79,6 +81,7 @@ impl Visit {
             listener,
             flow,
             attempts: RefCell::default(),
+            is_watched: Cell::new(false),
             connected_after: Cell::new(None),
             tally: Rc::default(),
             place: Cell::default(),
@@ -86,6 +89,17 @@ impl Visit {
             cut: Signal::new(),
             _seat: seat,
         })
+    }
+
+    /// Tells outlier detection that the server has begun to answer, once; or that it never will.
+    pub(super) fn judge_server(&self, has_failed: bool, now: Instant) {
+        let is_good = self.tally.first_byte.get().is_some();
+        if self.is_watched.get() && (is_good || has_failed) {
+            self.is_watched.set(false);
+            if let Some(last) = self.attempts.borrow().last() {
+                last.server.guard.on_service(is_good, now);
+            }
+        }
     }
 
     /// Brings the counters of listener and server up to what has been moved. `worker` is the

@@ -277,10 +277,14 @@ async fn take_handed(worker: Rc<Worker>) {
     }
 }
 
-/// Keeps the counters of open connections fresh.
+/// Keeps the counters of open connections fresh, and what is known of servers.
 async fn count_bytes(worker: Rc<Worker>) {
     loop {
         worker.net.sleep(COUNT_EVERY).await;
-        worker.visits.borrow().iter().for_each(|(_, visit)| visit.count_bytes(worker.index));
+        let now = worker.net.now();
+        worker.visits.borrow().iter().for_each(|(_, visit)| {
+            visit.count_bytes(worker.index);
+            visit.judge_server(false, now);
+        });
     }
 }

@@ -1,11 +1,12 @@
 //! Servers that fail: who is left alone, for how long, and what it costs the clients.
 
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::peers::{BlackHole, Client, Greeter, config, config_at, nobody};
+use crate::peers::{BlackHole, Client, Greeter, Slammer, config, config_at, nobody};
 use crate::support::record::{failed_attempts, word};
 use crate::support::{Daemon, PATIENCE, eventually};
 
@@ -105,4 +106,85 @@ fn no_more_clients_than_trials_wait_for_a_server_that_may_be_dead() {
     let refused: Vec<_> = refused.collect();
     assert_eq!(refused.len(), 18);
     assert!(word(refused[0], "close.detail").contains("circuit breaker"), "{}", refused[0]);
+}
+
+fn ejections(daemon: &Daemon) -> f64 {
+    daemon.metric("tidegate_outlier_ejections_total", &[])
+}
+
+#[test]
+fn a_server_that_resets_before_its_first_byte_is_taken_out_and_says_why() {
+    let (server, slammer) = (Greeter::start("alive"), Slammer::start());
+    let rules = "balance = \"round-robin\"\n[pool.p.outlier_detection]\nconsecutive_failures = 3";
+    let (text, front) = config(&[named("slams", slammer.address), server.toml()], "", rules);
+    let daemon = Daemon::start(&text);
+    let met = (0..100).filter(|_| Client::connect(front).is_err()).count();
+    assert_eq!((met, slammer.taken()), (3, 3), "the failures that it took, and not one more");
+    assert_eq!(ejections(&daemon), 1.0);
+    assert_eq!(daemon.metric("tidegate_server_up", &[("server", "slams")]), 0.0);
+    assert_eq!(daemon.metric("tidegate_pool_servers", &[("state", "ejected")]), 1.0);
+    let told = shown(&daemon, "slams");
+    assert_eq!(word(&told, "state"), "ejected");
+    assert!(word(&told, "why").contains("3 failures in a row"), "{told}");
+}
+
+#[test]
+fn an_ejected_server_comes_back_and_the_next_time_is_out_for_longer() {
+    let (server, slammer) = (Greeter::start("alive"), Slammer::start());
+    let rules = "balance = \"round-robin\"\n\
+                 [pool.p.outlier_detection]\nconsecutive_failures = 1\neject_for = \"400ms\"";
+    let (text, front) = config(&[named("slams", slammer.address), server.toml()], "", rules);
+    let daemon = Daemon::start(&text);
+    let mut met = Vec::new();
+    eventually("three ejections", PATIENCE, || {
+        if Client::connect(front).is_err() {
+            met.push(Instant::now());
+        }
+        (ejections(&daemon) == 3.0).then_some(())
+    });
+    let (first, second) = (met[1] - met[0], met[2] - met[1]);
+    assert!(first.as_millis() >= 390 && second.as_millis() >= 790, "{first:?}, then {second:?}");
+}
+
+#[test]
+fn never_more_than_the_share_are_out() {
+    let (server, slammers) = (Greeter::start("alive"), [Slammer::start(), Slammer::start()]);
+    let rules = "balance = \"round-robin\"\n\
+                 [pool.p.outlier_detection]\nconsecutive_failures = 1\nmax_ejected = \"34%\"";
+    let servers = [named("a", slammers[0].address), named("b", slammers[1].address), server.toml()];
+    let (text, front) = config(&servers, "", rules);
+    let daemon = Daemon::start(&text);
+    crowd(front, 60);
+    assert_eq!(daemon.metric("tidegate_pool_servers", &[("state", "ejected")]), 1.0, "one of three");
+}
+
+#[test]
+fn an_ejected_server_is_tried_when_nothing_else_is_left() {
+    let (mut server, slammer) = (Greeter::start("alive"), Slammer::start());
+    let rules = "balance = \"round-robin\"\n[pool.p.outlier_detection]\nconsecutive_failures = 1";
+    let (text, front) = config(&[named("slams", slammer.address), server.toml()], "", rules);
+    let daemon = Daemon::start(&text);
+    eventually("an ejection", PATIENCE, || {
+        let _ = Client::connect(front);
+        (ejections(&daemon) == 1.0).then_some(())
+    });
+    let before = slammer.taken();
+    (0..5).for_each(|_| assert_eq!(served_by(front), "alive"));
+    assert_eq!(slammer.taken(), before);
+    server.stop_listening();
+    (0..5).for_each(|_| _ = Client::connect(front).expect_err("nobody serves"));
+    assert_eq!(slammer.taken(), before + 5);
+}
+
+#[test]
+fn connections_that_are_served_speak_for_a_server_while_they_last() {
+    let server = Greeter::start("a");
+    let slammer = Slammer::start();
+    let rules = "balance = \"round-robin\"\n[pool.p.outlier_detection]\nconsecutive_failures = 2";
+    let (text, front) = config(&[server.toml(), named("slams", slammer.address)], "", rules);
+    let daemon = Daemon::start(&text);
+    // Greeted and still open: nothing here may ever count against `a`.
+    let _open: Vec<Client> = crowd(front, 12);
+    eventually("the other one to be out", PATIENCE, || (ejections(&daemon) == 1.0).then_some(()));
+    assert_eq!(word(&shown(&daemon, "a"), "state"), "up");
 }

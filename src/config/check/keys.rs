@@ -156,6 +156,7 @@ pub const POOL: Keys = Keys {
         "tcp_user_timeout",
         "on_no_server",
         "health_check",
+        "outlier_detection",
         "circuit_breaker",
     ],
     foreign: &[
@@ -173,6 +174,9 @@ pub const POOL: Keys = Keys {
         ("check", "health_check"),
         ("option_tcp_check", "health_check"),
         ("retries", "retry"),
+        ("outliers", "outlier_detection"),
+        ("passive_health_check", "outlier_detection"),
+        ("observe", "outlier_detection"),
         ("circuit_breakers", "circuit_breaker"),
         ("timeout_connect", "connect_timeout"),
         ("proxy_connect_timeout", "connect_timeout"),
@@ -210,6 +214,23 @@ pub const HEALTH_CHECK: Keys = Keys {
     ],
 };
 
+pub const OUTLIER_DETECTION: Keys = Keys {
+    header: "[pool.NAME.outlier_detection]",
+    names: &["consecutive_failures", "failure_ratio", "min_connections", "eject_for", "max_ejected"],
+    foreign: &[
+        ("consecutive_5xx", "consecutive_failures"),
+        ("consecutive_gateway_failure", "consecutive_failures"),
+        ("consecutive_local_origin_failure", "consecutive_failures"),
+        ("error_limit", "consecutive_failures"),
+        ("max_fails", "consecutive_failures"),
+        ("failure_percentage_threshold", "failure_ratio"),
+        ("failure_percentage_request_volume", "min_connections"),
+        ("base_ejection_time", "eject_for"),
+        ("fail_timeout", "eject_for"),
+        ("max_ejection_percent", "max_ejected"),
+    ],
+};
+
 pub const CIRCUIT_BREAKER: Keys = Keys {
     header: "[pool.NAME.circuit_breaker]",
     names: &["failures", "window", "open_for", "half_open_trials"],
@@ -226,11 +247,21 @@ pub const CIRCUIT_BREAKER: Keys = Keys {
 };
 
 /// Where a key of the right name in the wrong table may have been meant for.
-pub const TABLES: [&Keys; 9] =
-    [&PROCESS, &ADMIN, &LOG, &ACCESS, &LISTENER, &POOL, &HEALTH_CHECK, &CIRCUIT_BREAKER, &SERVER];
+pub const TABLES: [&Keys; 10] = [
+    &PROCESS,
+    &ADMIN,
+    &LOG,
+    &ACCESS,
+    &LISTENER,
+    &POOL,
+    &HEALTH_CHECK,
+    &OUTLIER_DETECTION,
+    &CIRCUIT_BREAKER,
+    &SERVER,
+];
 
 /// Every kind of table, in the order of the reference.
-pub const ALL: [&Keys; 12] = [
+pub const ALL: [&Keys; 13] = [
     &ROOT,
     &PROCESS,
     &ADMIN,
@@ -242,6 +273,7 @@ pub const ALL: [&Keys; 12] = [
     &RETRY,
     &SERVER,
     &HEALTH_CHECK,
+    &OUTLIER_DETECTION,
     &CIRCUIT_BREAKER,
 ];
 

@@ -62,6 +62,9 @@ pub fn pool(entry: &Entry, common: &Common, found: &mut Mistakes) -> PoolAt {
     at.plan.tcp = common::tcp(&section, common.tcp, found);
     at.plan.hash_key = hash_key(&section, own.balance, found).unwrap_or(at.plan.hash_key);
     at.plan.health_check = section.get("health_check").and_then(|field| health_check(name, field, found));
+    at.plan.outlier_detection = section
+        .get("outlier_detection")
+        .and_then(|field| survival::outlier_detection(name, at.plan.servers.len(), field, found));
     at.plan.circuit_breaker =
         section.get("circuit_breaker").and_then(|field| survival::circuit_breaker(name, field, found));
     at

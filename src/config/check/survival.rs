@@ -1,4 +1,4 @@
-//! `[pool.NAME.circuit_breaker]`: what a pool does about servers that fail.
+//! `[pool.NAME.outlier_detection]` and `[pool.NAME.circuit_breaker]`: what a pool does about servers that fail.
 
 use std::time::Duration;
 
@@ -6,10 +6,55 @@ use super::keys;
 use super::leaf::{self, Span};
 use super::section::{Field, Section};
 use crate::config::mistake::{Code, Mistake, Mistakes};
-use crate::config::plan::CircuitBreaker;
+use crate::config::plan::{CircuitBreaker, OutlierDetection};
+use crate::core::outlier;
 
 /// Beyond, a server would hardly ever be found out; each failure within the window is remembered.
 const FAILURES_MAX: i64 = 1000;
+/// More than any server has in half a minute.
+const CONNECTIONS_MAX: i64 = 1_000_000;
+
+/// Of a pool with so many servers.
+pub fn outlier_detection(
+    pool: &str,
+    servers: usize,
+    field: Field<'_>,
+    found: &mut Mistakes,
+) -> Option<OutlierDetection> {
+    let table = leaf::table(field, "a table such as { consecutive_failures = 5 }", found)?;
+    let name = format!("pool.{pool}.outlier_detection");
+    let section = Section::read(name, table, &keys::OUTLIER_DETECTION, found);
+    let mut rules = OutlierDetection::default();
+    set(&mut rules.consecutive_failures, count(&section, "consecutive_failures", FAILURES_MAX, found));
+    set(&mut rules.failure_ratio, share(&section, "failure_ratio", found));
+    set(&mut rules.min_connections, count(&section, "min_connections", CONNECTIONS_MAX, found));
+    set(&mut rules.eject_for, length(&section, "eject_for", found));
+    set(&mut rules.max_ejected, share(&section, "max_ejected", found));
+    check_beds(&section, field, servers, rules.max_ejected, found);
+    Some(rules)
+}
+
+/// One server always stays, so a pool of one can spare none; nor can a small one that is to lose
+/// no more than a small share.
+fn check_beds(
+    section: &Section<'_>,
+    whole: Field<'_>,
+    servers: usize,
+    max_ejected: f64,
+    found: &mut Mistakes,
+) {
+    if servers == 0 || outlier::beds(servers, max_ejected) > 0 {
+        return;
+    }
+    let at = section.get("max_ejected").unwrap_or(whole).value.span.clone();
+    let mistake = Mistake::new(Code::NoEffect, at.clone(), "`outlier_detection` can never eject a server");
+    found.add(match servers {
+        1 => mistake.label("the pool has one server, and one always stays"),
+        _ => mistake
+            .label(format!("less than one of the pool's {servers} servers"))
+            .patch(at, format!("\"{}%\"", 100_usize.div_ceil(servers))),
+    });
+}
 
 pub fn circuit_breaker(pool: &str, field: Field<'_>, found: &mut Mistakes) -> Option<CircuitBreaker> {
     let table = leaf::table(field, "a table such as { failures = 5 }", found)?;
@@ -43,6 +88,19 @@ fn set<T>(value: &mut T, written: Option<T>) {
 
 fn count(section: &Section<'_>, key: &'static str, most: i64, found: &mut Mistakes) -> Option<u32> {
     leaf::number(section.get(key)?, 1, most, found).and_then(|count| u32::try_from(count).ok())
+}
+
+/// A share of which something is left.
+fn share(section: &Section<'_>, key: &'static str, found: &mut Mistakes) -> Option<f64> {
+    let field = section.get(key)?;
+    let share = leaf::percent(field, found)?;
+    if share > 0.0 {
+        return Some(share);
+    }
+    let message = format!("`{key}` is out of range");
+    let mistake = Mistake::new(Code::OutOfRange, field.value.span.clone(), message);
+    found.add(mistake.label("must be more than nothing"));
+    None
 }
 
 fn length(section: &Section<'_>, key: &'static str, found: &mut Mistakes) -> Option<Duration> {
