@@ -8,16 +8,18 @@ mod guard; // may a server be tried
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use self::gate::Gate;
 pub use guard::{Circuit, Guard, Pass, Rules, Watched};
 
+use crate::core::budget::Budget;
 use crate::core::limit::Places;
 use crate::core::outlier::Ward;
 use crate::telemetry::counters::PerWorker;
-use crate::telemetry::stats::{ListenerStats, ServerStats};
+use crate::telemetry::stats::{ListenerStats, PoolStats, ServerStats};
 
 /// A limit that can be waited for.
 #[derive(Debug)]
@@ -150,17 +152,61 @@ pub struct ListenerLive {
 }
 
 /// A pool's counts.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct PoolLive {
     /// Grows by one with each connection, over all workers: the place in the round.
     turn: AtomicU64,
     /// Which of its servers are ejected.
     pub ward: Arc<Mutex<Ward>>,
+    /// Locked for each retry, and never for a connection that the first server takes.
+    budget: Mutex<Budget>,
+    pub stats: PerWorker<PoolStats>,
 }
 
 impl PoolLive {
+    pub fn new(workers: usize) -> Arc<Self> {
+        Arc::new(PoolLive {
+            turn: AtomicU64::new(0),
+            ward: Arc::default(),
+            budget: Mutex::default(),
+            stats: PerWorker::new(workers),
+        })
+    }
+
     pub fn next_turn(&self) -> u64 {
         self.turn.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Leave to retry, if the budget has any; `share` is what the plan allows.
+    pub fn retry(&self, share: f64, now: Instant) -> Option<Retry<'_>> {
+        let connections = self.turn.load(Ordering::Relaxed);
+        let may = self.budget().take(share, connections, now);
+        may.then_some(Retry { pool: self, found: None })
+    }
+
+    /// Whoever panicked in here has counted one retry or not.
+    fn budget(&self) -> MutexGuard<'_, Budget> {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Leave to make one retry. Dropping it tells the budget how it went.
+#[derive(Debug)]
+pub struct Retry<'a> {
+    pool: &'a PoolLive,
+    found: Option<bool>,
+}
+
+impl Retry<'_> {
+    /// It has found a server, or not.
+    pub fn end(mut self, found: bool) {
+        self.found = Some(found);
+    }
+}
+
+impl Drop for Retry<'_> {
+    fn drop(&mut self) {
+        self.pool.budget().on_end(self.found);
     }
 }
 

@@ -95,7 +95,15 @@ impl Default for Tcp {
 impl Default for Retry {
     /// Three: the server picked, and two more chances for the client.
     fn default() -> Self {
-        Retry { attempts: 3 }
+        Retry {
+            attempts: 3,
+            backoff: Duration::from_millis(50),
+            max_backoff: Duration::from_secs(1),
+            // A pool that is down gets a fifth more connects than its clients make, not three times as many.
+            budget: 0.2,
+            // As long as most clients wait for a connection themselves.
+            deadline: Duration::from_secs(10),
+        }
     }
 }
 

@@ -226,10 +226,17 @@ pub struct Server {
 }
 
 /// `retry`: what happens when a server does not take a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Retry {
-    /// Servers tried for one client, the first one included; at least 1.
+    /// Tries for one client, the first one included; at least 1.
     pub attempts: u32,
+    /// Pause before a server is asked a second time; it doubles with each time, up to `max_backoff`.
+    pub backoff: Duration,
+    pub max_backoff: Duration,
+    /// Share of the pool's traffic that retries in vain may be, 0.0 to 1.0.
+    pub budget: f64,
+    /// No try begins when one has taken so long already.
+    pub deadline: Duration,
 }
 
 /// `[pool.NAME.health_check]`

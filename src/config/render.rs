@@ -160,9 +160,7 @@ fn pool(pool: &Pool, out: &mut Out) {
         let _ = writeln!(out.text, "  {},", server(it));
     }
     out.text.push_str("]\n");
-    out.unless("retry", &pool.retry, &Retry::default(), |retry| {
-        format!("{{ attempts = {} }}", retry.attempts)
-    });
+    out.unless("retry", &pool.retry, &Retry::default(), retry);
     out.unless("connect_timeout", &pool.connect_timeout, &defaults::CONNECT_TIMEOUT, length);
     tcp(&pool.tcp, out);
     out.unless("on_no_server", &pool.on_no_server, &defaults::ON_NO_SERVER, |word| text(word.word()));
@@ -176,6 +174,23 @@ fn pool(pool: &Pool, out: &mut Out) {
     if let Some(breaker) = &pool.circuit_breaker {
         circuit_breaker(&name, *breaker, out);
     }
+}
+
+/// What differs from the defaults, in one line.
+fn retry(retry: &Retry) -> String {
+    let default = Retry::default();
+    let mut parts = vec![format!("attempts = {}", retry.attempts)];
+    let lengths = [
+        ("backoff", retry.backoff, default.backoff),
+        ("max_backoff", retry.max_backoff, default.max_backoff),
+        ("deadline", retry.deadline, default.deadline),
+    ];
+    let written = lengths.iter().filter(|(_, value, default)| value != default);
+    parts.extend(written.map(|(key, value, _)| format!("{key} = {}", length(value))));
+    if retry.budget.to_bits() != default.budget.to_bits() {
+        parts.push(format!("budget = {}", text(&write_percent(retry.budget))));
+    }
+    format!("{{ {} }}", parts.join(", "))
 }
 
 /// The address alone, or a table where there is more to say.
@@ -393,6 +408,18 @@ mod tests {
         )
     }
 
+    fn retry() -> impl Strategy<Value = Retry> {
+        (1..100u32, duration(1), duration(1), 0..1001u32, duration(1)).prop_map(
+            |(attempts, backoff, longer, budget, deadline)| Retry {
+                attempts,
+                backoff,
+                max_backoff: backoff + longer,
+                budget: f64::from(budget) / 10.0 / 100.0,
+                deadline,
+            },
+        )
+    }
+
     fn outlier_detection() -> impl Strategy<Value = OutlierDetection> {
         let share = || (1..1001u32).prop_map(|share| f64::from(share) / 10.0 / 100.0);
         (1..1001u32, share(), 1..1001u32, duration(1), share()).prop_map(
@@ -422,11 +449,11 @@ mod tests {
             prop::option::of(circuit_breaker()),
             prop::option::of(outlier_detection()),
         );
-        (servers, words, 1..100u32, duration(1), tcp(), watch).prop_map(
-            move |(servers, (balance, hash_key), attempts, connect_timeout, tcp, watch)| Pool {
+        (servers, words, retry(), duration(1), tcp(), watch).prop_map(
+            move |(servers, (balance, hash_key), retry, connect_timeout, tcp, watch)| Pool {
                 balance,
                 hash_key,
-                retry: Retry { attempts },
+                retry,
                 connect_timeout,
                 tcp,
                 health_check: watch.0,

@@ -137,7 +137,12 @@ fn pools(snapshot: &Snapshot, page: &mut Page<'_>) -> Result<(), Error> {
         let taken: usize = pool.servers.iter().map(|server| server.live.room.taken()).sum();
         Sample::of(&[("pool", &pool.plan.name)], taken as f64)
     });
-    page.gauge("pool_active_connections", "Connections open to the pool now", active)
+    page.gauge("pool_active_connections", "Connections open to the pool now", active)?;
+    let refused = snapshot.pools.values().map(|pool| {
+        let refused = pool.live.stats.sum(|stats| stats.retries_refused.get());
+        Sample::count(&[("pool", &pool.plan.name)], refused)
+    });
+    page.counter("pool_retries_refused", "Retries that retry.budget did not bear", refused)
 }
 
 /// What only a server of the plan has.

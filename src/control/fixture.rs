@@ -52,7 +52,7 @@ pub fn plan_of(pool: &str, servers: &[&str]) -> Plan {
             balance: Balance::RoundRobin,
             hash_key: HashKey::SourceIp,
             servers: servers.iter().zip(1u16..).map(|(name, port)| server(name, port)).collect(),
-            retry: Retry { attempts: 3 },
+            retry: Retry::default(),
             connect_timeout: Duration::from_secs(1),
             tcp,
             on_no_server: OnNoServer::Refuse,

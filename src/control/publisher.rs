@@ -163,7 +163,9 @@ impl Publisher {
 
     fn pool(&mut self, plan: &plan::Pool, previous: &Snapshot) -> Pool {
         let before = previous.pools.get(&plan.name);
-        let live = Arc::clone(self.registry.pools.entry(plan.name.clone()).or_default());
+        let workers = self.workers;
+        let entry = self.registry.pools.entry(plan.name.clone());
+        let live = Arc::clone(entry.or_insert_with(|| PoolLive::new(workers)));
         let servers: Vec<_> = plan
             .servers
             .iter()

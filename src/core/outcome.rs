@@ -66,11 +66,11 @@ words! {
         ServerReset = "server_reset",
         /// The server stopped answering: keepalive or unacknowledged data ran out.
         ServerVanished = "server_vanished",
-        /// The only attempt was answered with a reset.
+        /// The only server that was tried answered with a reset.
         ServerRefused = "server_refused",
-        /// The only attempt found no way to the server.
+        /// There was no way to the only server that was tried.
         ServerUnreachable = "server_unreachable",
-        /// The only attempt got no answer within `connect_timeout`.
+        /// The only server that was tried gave no answer within `connect_timeout`.
         ConnectTimeout = "connect_timeout",
         /// Both directions were silent for `idle_timeout`.
         IdleTimeout = "idle_timeout",

@@ -1,14 +1,15 @@
 //! Servers in order of preference, until one takes the connection.
 //!
-//! A server that refuses or does not answer in time is not asked again for this client; the
-//! next choice is, within `retry.attempts`, and the client does not notice. A client that
+//! When a server refuses or does not answer in time the next choice is asked at once, and the
+//! client does not notice. When every server has been asked, those that refused are asked again
+//! after a pause; all within `retry.attempts`, `retry.deadline` and the pool's budget. A client that
 //! resets meanwhile ends the search; one that only ended its direction may still want an answer.
 
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::libc;
 
@@ -18,8 +19,9 @@ use super::visit::{Attempt, Visit};
 use super::worker::Worker;
 use crate::config::plan;
 use crate::core::balance::{self, Ask, Choice, Field};
+use crate::core::budget;
 use crate::core::outcome::{By, Close, How, Phase, Reason};
-use crate::live::{Pass, Permit};
+use crate::live::{Pass, Permit, Retry};
 use crate::net::{Either, Sock, either};
 use crate::snapshot::{Pool, Server};
 
@@ -43,34 +45,57 @@ pub(super) async fn connect(
     visit: &Visit,
     worker: &Worker,
 ) -> Result<Joined, Close> {
-    let search = Search { pool, visit, worker, tried: RefCell::default(), takes_ejected: Cell::new(false) };
+    let search = Search::begin(pool, visit, worker);
     let ask = search.ask();
     let mut last = None;
     for attempt in 0..pool.plan.retry.attempts {
-        let Some((choice, lease, pass)) = search.choose(&ask) else { break };
+        let retry = match attempt {
+            0 => None,
+            _ => match search.retry() {
+                Some(retry) => Some(retry),
+                None => break,
+            },
+        };
+        let Some((choice, lease, pass)) = search.next(&ask, &admitted.sock).await? else { break };
         let server = &pool.servers[choice.server];
         if attempt > 0 {
             server.live.stats.of(worker.index).retries.add(1);
         }
-        match search.dial(server, choice, pass, &admitted.sock).await? {
+        let dialled = search.dial(server, choice, pass, &admitted.sock).await?;
+        if let Some(retry) = retry {
+            retry.end(dialled.is_ok());
+        }
+        match dialled {
             Ok(sock) => {
                 let Admitted { sock: client, places } = admitted;
                 return Ok(Joined { client, server: sock, _places: places, _lease: lease });
             }
             Err(failure) if failure.is_ours() => return Err(failure.close(server)),
-            Err(failure) => last = Some((failure, server)),
+            Err(failure) => {
+                search.note(choice.server, &failure);
+                last = Some((failure, server));
+            }
         }
     }
     Err(search.give_up(last))
 }
+
+/// A server to try, a place on it, and leave to try it.
+type Next<'a> = (Choice, Permit, Pass<'a>);
 
 /// The search of one client for a server.
 struct Search<'a> {
     pool: &'a Pool,
     visit: &'a Visit,
     worker: &'a Worker,
+    begun: Instant,
     /// Servers asked already, or found full. At most as many as the pool has.
     tried: RefCell<Vec<usize>>,
+    /// Those of them that refused: they may be asked again after a pause.
+    refused: RefCell<Vec<usize>>,
+    /// Pauses made so far.
+    pauses: Cell<u32>,
+    is_over_budget: Cell<bool>,
     /// Nobody else is left: ejected servers are asked, too.
     takes_ejected: Cell<bool>,
 }
@@ -89,6 +114,64 @@ impl Field for Search<'_> {
 }
 
 impl<'a> Search<'a> {
+    fn begin(pool: &'a Pool, visit: &'a Visit, worker: &'a Worker) -> Self {
+        Search {
+            pool,
+            visit,
+            worker,
+            begun: worker.net.now(),
+            tried: RefCell::default(),
+            refused: RefCell::default(),
+            pauses: Cell::new(0),
+            is_over_budget: Cell::new(false),
+            takes_ejected: Cell::new(false),
+        }
+    }
+
+    /// Leave to try once more, while there is time and the pool's budget bears it.
+    fn retry(&self) -> Option<Retry<'a>> {
+        let (plan, now) = (self.pool.plan.retry, self.worker.net.now());
+        if now.saturating_duration_since(self.begun) >= plan.deadline {
+            return None;
+        }
+        let retry = self.pool.live.retry(plan.budget, now);
+        if retry.is_none() {
+            self.is_over_budget.set(true);
+            self.pool.live.stats.of(self.worker.index).retries_refused.add(1);
+        }
+        retry
+    }
+
+    /// The next server to try: one that was not asked yet, at once; else one that refused, after a
+    /// pause. One that did not answer has cost this client enough.
+    async fn next(&self, ask: &Ask, client: &Sock) -> Result<Option<Next<'a>>, Close> {
+        if let Some(next) = self.choose(ask) {
+            return Ok(Some(next));
+        }
+        let (plan, net) = (self.pool.plan.retry, &self.worker.net);
+        if self.refused.borrow().is_empty() {
+            return Ok(None);
+        }
+        let pause = budget::pause(plan.backoff, plan.max_backoff, self.pauses.get(), fastrand::u64(..));
+        self.pauses.set(self.pauses.get() + 1);
+        if net.now() + pause >= self.begun + plan.deadline {
+            return Ok(None);
+        }
+        if let Some(error) = net.within(pause, pin!(client.hung_up())).await {
+            return Err(client_gone(&error));
+        }
+        let refused = self.refused.take();
+        self.tried.borrow_mut().retain(|server| !refused.contains(server));
+        Ok(self.choose(ask))
+    }
+
+    /// How a server did not take the client.
+    fn note(&self, server: usize, failure: &Failure) {
+        if matches!(failure.reason, Reason::ServerRefused | Reason::ServerReset) {
+            self.refused.borrow_mut().push(server);
+        }
+    }
+
     fn ask(&self) -> Ask {
         let plan = &self.pool.plan;
         let key = match plan.balance {
@@ -107,7 +190,7 @@ impl<'a> Search<'a> {
 
     /// The next server, with a place on it and leave to try it. Another worker may take the last of
     /// either between the choice and the taking; then the choice is made again without that server.
-    fn choose(&self, ask: &Ask) -> Option<(Choice, Permit, Pass<'a>)> {
+    fn choose(&self, ask: &Ask) -> Option<Next<'a>> {
         loop {
             let choice = self.pick(ask)?;
             self.tried.borrow_mut().push(choice.server);
@@ -170,25 +253,42 @@ impl<'a> Search<'a> {
 
     /// Nobody took the client: says why.
     fn give_up(&self, last: Option<(Failure, &Server)>) -> Close {
-        let tries = self.visit.attempts.borrow().len();
         let pool = &self.pool.plan.name;
         match last {
-            Some((failure, server)) if tries == 1 => failure.close(server),
-            Some((failure, server)) => Close {
-                reason: Reason::AllAttemptsFailed,
-                detail: format!(
-                    "{tries} servers of pool `{pool}` were tried and none took the connection; the last, {}",
-                    failure.told_of(server)
-                )
-                .into(),
-                ..failure.close(server)
-            },
+            Some((failure, server)) => {
+                let mut close = failure.close(server);
+                let (tries, servers) = self.tally();
+                if servers > 1 {
+                    close.reason = Reason::AllAttemptsFailed;
+                }
+                if tries > 1 {
+                    close.detail = format!(
+                        "{tries} attempts on {servers} of the servers of pool `{pool}` and none took the \
+                         connection; the last, {}",
+                        failure.told_of(server)
+                    )
+                    .into();
+                }
+                if self.is_over_budget.get() {
+                    close.detail = format!("{}; the pool's retry.budget is used up", close.detail).into();
+                }
+                close
+            }
             None if self.is_any_full() => refusal(
                 Reason::ServerLimit,
                 format!("every healthy server of pool `{pool}` is at its max_connections"),
             ),
             None => refusal(Reason::NoHealthyServer, self.why_nobody()),
         }
+    }
+
+    /// Attempts, and servers that they were made on.
+    fn tally(&self) -> (usize, usize) {
+        let attempts = self.visit.attempts.borrow();
+        let mut servers: Vec<_> = attempts.iter().map(|attempt| Arc::as_ptr(&attempt.server)).collect();
+        servers.sort_unstable();
+        servers.dedup();
+        (attempts.len(), servers.len())
     }
 
     fn why_nobody(&self) -> String {

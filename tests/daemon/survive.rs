@@ -188,3 +188,56 @@ fn connections_that_are_served_speak_for_a_server_while_they_last() {
     eventually("the other one to be out", PATIENCE, || (ejections(&daemon) == 1.0).then_some(()));
     assert_eq!(word(&shown(&daemon, "a"), "state"), "up");
 }
+
+#[test]
+fn a_server_that_refuses_is_asked_again_and_the_client_only_waits() {
+    let address = nobody();
+    let (text, front) = config(&[named("late", address)], "", "retry = { attempts = 50 }");
+    let daemon = Daemon::start(&text);
+    let client = std::thread::spawn(move || served_by(front));
+    eventually("a refusal", PATIENCE, || (failures(&daemon, "late") >= 1.0).then_some(()));
+    let _late = Greeter::at("late", address);
+    assert_eq!(client.join().expect("no error"), "late");
+    let record = &daemon.access_log_of(1)[0];
+    assert!(failed_attempts(record).iter().all(|attempt| *attempt == ("late", "server_refused")), "{record}");
+}
+
+#[test]
+fn nothing_is_tried_any_more_after_the_deadline() {
+    let retry =
+        "retry = { attempts = 100, backoff = \"20ms\", max_backoff = \"20ms\", deadline = \"300ms\" }";
+    let (text, front) = config(&[named("dead", nobody())], "", retry);
+    let daemon = Daemon::start(&text);
+    Client::connect(front).expect_err("nobody is there");
+    let record = &daemon.access_log_of(1)[0];
+    let attempts = failed_attempts(record).len();
+    assert!((5..=31).contains(&attempts), "{attempts} attempts, each after 10 to 20 ms");
+    assert_eq!(word(record, "close.reason"), "server_refused", "it was the only one that was tried");
+}
+
+#[test]
+fn a_storm_against_a_dead_pool_is_bounded_by_the_budget() {
+    let dead: Vec<_> = (0..3).map(|_| format!("\"{}\"", nobody())).collect();
+    let (text, front) = config(&dead, "", "retry = { attempts = 3, budget = \"20%\" }");
+    let daemon = Daemon::start(&text);
+    for _ in 0..50 {
+        assert!(crowd(front, 20).is_empty());
+    }
+    let dials = daemon.metric("tidegate_server_connect_failures_total", &[]);
+    assert!((1100.0..=1340.0).contains(&dials), "{dials} connects for 1000 clients, and not 3000");
+    assert!(daemon.metric("tidegate_pool_retries_refused_total", &[("pool", "p")]) > 100.0);
+    let refused = daemon.access_log_of(1000).pop().expect("a thousand");
+    assert!(word(&refused, "close.detail").contains("budget"), "{refused}");
+}
+
+#[test]
+fn a_dead_server_among_good_ones_never_uses_up_the_budget() {
+    let server = Greeter::start("alive");
+    let retry = "balance = \"round-robin\"\nretry = { budget = \"0%\" }";
+    let (text, front) = config(&[named("dead", nobody()), server.toml()], "", retry);
+    let daemon = Daemon::start(&text);
+    for _ in 0..25 {
+        assert_eq!(crowd(front, 20).len(), 20);
+    }
+    assert!(failures(&daemon, "dead") >= 249.0);
+}

@@ -126,11 +126,43 @@ fn retry(field: Field<'_>, found: &mut Mistakes) -> Option<Retry> {
     }
     let table = leaf::table(field, "a table such as { attempts = 3 }", found)?;
     let section = Section::read("retry", table, &keys::RETRY, found);
-    let attempts = section.get("attempts").map(|field| leaf::number(field, 1, ATTEMPTS_MAX, found));
-    match attempts {
-        Some(read) => {
-            read.and_then(|attempts| u32::try_from(attempts).ok()).map(|attempts| Retry { attempts })
+    let mut retry = Retry::default();
+    if let Some(field) = section.get("attempts") {
+        let read = leaf::number(field, 1, ATTEMPTS_MAX, found);
+        retry.attempts = read.and_then(|attempts| u32::try_from(attempts).ok()).unwrap_or(retry.attempts);
+    }
+    let mut length = |key, value: &mut Duration| {
+        let read = section.get(key).and_then(|field| leaf::duration(field, Span::Positive, found));
+        *value = read.unwrap_or(*value);
+    };
+    length("backoff", &mut retry.backoff);
+    length("deadline", &mut retry.deadline);
+    // Left out, it is no shorter than what is written for the first pause.
+    retry.max_backoff = retry.max_backoff.max(retry.backoff);
+    length("max_backoff", &mut retry.max_backoff);
+    if let Some(field) = section.get("budget") {
+        retry.budget = leaf::percent(field, found).unwrap_or(retry.budget);
+    }
+    check_pauses(&section, retry, found);
+    Some(retry)
+}
+
+fn check_pauses(section: &Section<'_>, retry: Retry, found: &mut Mistakes) {
+    let Retry { attempts, backoff, max_backoff, .. } = retry;
+    if let Some(field) = section.get("max_backoff").filter(|_| max_backoff < backoff) {
+        let message = "`max_backoff` is shorter than `backoff`";
+        let label = format!("backoff is {backoff:?}");
+        let mistake = Mistake::new(Code::OutOfRange, field.value.span.clone(), message).label(label);
+        found.add(mistake.help("the first pause is `backoff`, and none is longer than `max_backoff`"));
+    }
+    if attempts > 1 {
+        return;
+    }
+    for key in ["backoff", "max_backoff", "budget", "deadline"] {
+        if let Some(field) = section.get(key) {
+            let message = format!("`{key}` has no effect");
+            let mistake = Mistake::new(Code::NoEffect, field.value.span.clone(), message);
+            found.add(mistake.label("with one attempt there is no retry"));
         }
-        None => Some(Retry::default()),
     }
 }

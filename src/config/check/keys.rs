@@ -184,7 +184,23 @@ pub const POOL: Keys = Keys {
     ],
 };
 
-pub const RETRY: Keys = Keys { header: "retry", names: &["attempts"], foreign: &[("retries", "attempts")] };
+pub const RETRY: Keys = Keys {
+    header: "retry",
+    names: &["attempts", "backoff", "max_backoff", "budget", "deadline"],
+    foreign: &[
+        ("retries", "attempts"),
+        ("max_retries", "attempts"),
+        ("max_attempts", "attempts"),
+        ("tries", "attempts"),
+        ("base_interval", "backoff"),
+        ("base_delay", "backoff"),
+        ("max_interval", "max_backoff"),
+        ("max_delay", "max_backoff"),
+        ("retry_budget", "budget"),
+        ("budget_percent", "budget"),
+        ("timeout", "deadline"),
+    ],
+};
 
 pub const SERVER: Keys = Keys {
     header: "a table of `servers`",
