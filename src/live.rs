@@ -5,6 +5,7 @@
 
 pub mod gate; // what a listener remembers of its clients' sources
 mod guard; // may a server be tried
+mod line; // who waits for one
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
@@ -14,6 +15,7 @@ use std::time::Instant;
 
 use self::gate::Gate;
 pub use guard::{Circuit, Guard, Pass, Rules, Watched};
+pub use line::{Line, Ticket};
 
 use crate::core::budget::Budget;
 use crate::core::limit::Places;
@@ -27,7 +29,8 @@ pub struct Room {
     places: Places,
     /// Set while `waiting` holds anybody, so that giving back a place costs no lock otherwise.
     is_awaited: AtomicBool,
-    /// One entry for each waiting accept loop: listeners x workers at the most.
+    /// Accept loops that wait, and clients that are called out of a pool's line: one entry for a
+    /// task, and so never more than connections and listeners.
     waiting: Mutex<Vec<Waker>>,
 }
 
@@ -50,19 +53,31 @@ impl Room {
         if let Some(permit) = self.take() {
             return Poll::Ready(permit);
         }
+        self.await_place(cx);
+        match self.take() {
+            Some(permit) => Poll::Ready(permit),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Ends when there is a place, which somebody else may take first.
+    pub fn poll_free(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.is_full() {
+            self.await_place(cx);
+        }
+        if self.is_full() { Poll::Pending } else { Poll::Ready(()) }
+    }
+
+    fn await_place(&self, cx: &Context<'_>) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
             waiting.push(cx.waker().clone());
         }
         self.is_awaited.store(true, Ordering::SeqCst);
         drop(waiting);
-        // A place given back between the first look and the flag woke nobody: look again. The fence
-        // pairs with the SeqCst of `give_back`: either we see the place, or it sees the flag.
+        // A place given back between the first look and the flag woke nobody: the caller looks again.
+        // The fence pairs with the SeqCst of `give_back`: either we see the place, or it sees the flag.
         fence(Ordering::SeqCst);
-        match self.take() {
-            Some(permit) => Poll::Ready(permit),
-            None => Poll::Pending,
-        }
     }
 
     /// A new limit; whoever waits looks again.
@@ -160,6 +175,8 @@ pub struct PoolLive {
     pub ward: Arc<Mutex<Ward>>,
     /// Locked for each retry, and never for a connection that the first server takes.
     budget: Mutex<Budget>,
+    /// Clients that wait for one of its servers.
+    pub line: Arc<Line>,
     pub stats: PerWorker<PoolStats>,
 }
 
@@ -169,6 +186,7 @@ impl PoolLive {
             turn: AtomicU64::new(0),
             ward: Arc::default(),
             budget: Mutex::default(),
+            line: Arc::default(),
             stats: PerWorker::new(workers),
         })
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::plan::{
     AccessLog, AccessOutput, AccessWhen, Admin, Admission, AdmissionMode, Auto, Balance, CheckKind,
     CircuitBreaker, HashKey, HealthCheck, Level, Listener, Log, LogFormat, OnNoServer, OutlierDetection,
-    Pool, Process, Retry, Server, Tcp, WhenFull,
+    Pool, Process, Queue, Retry, Server, Tcp, WhenFull,
 };
 
 /// Where the configuration is looked for.
@@ -107,6 +107,13 @@ impl Default for Retry {
     }
 }
 
+impl Default for Queue {
+    /// Five seconds: longer than most restarts, shorter than the patience of most clients.
+    fn default() -> Self {
+        Queue { max: 1000, timeout: Duration::from_secs(5) }
+    }
+}
+
 impl Default for HealthCheck {
     fn default() -> Self {
         HealthCheck {
@@ -176,6 +183,7 @@ impl Pool {
             connect_timeout: CONNECT_TIMEOUT,
             tcp: Tcp::default(),
             on_no_server: ON_NO_SERVER,
+            queue: None,
             health_check: None,
             outlier_detection: None,
             circuit_breaker: None,

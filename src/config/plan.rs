@@ -201,6 +201,8 @@ pub struct Pool {
     /// The server's side.
     pub tcp: Tcp,
     pub on_no_server: OnNoServer,
+    /// The line for clients; `None`: nobody waits. Always there with [`OnNoServer::Queue`].
+    pub queue: Option<Queue>,
     /// `None`: the servers are taken to be up.
     pub health_check: Option<HealthCheck>,
     /// `[pool.NAME.outlier_detection]`; `None`: no server is judged by its traffic.
@@ -211,7 +213,20 @@ pub struct Pool {
 
 words! {
     /// What a client gets when its pool has no server.
-    OnNoServer { Refuse = "refuse" }
+    OnNoServer {
+        /// It is reset.
+        Refuse = "refuse",
+        /// It waits in the pool's line.
+        Queue = "queue",
+    }
+}
+
+/// `queue`: clients that wait for a server with room, and with [`OnNoServer::Queue`] for any server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Queue {
+    /// Clients that wait at once; at least 1.
+    pub max: usize,
+    pub timeout: Duration,
 }
 
 /// One address that Tidegate connects to.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::defaults;
 use super::plan::{
     AccessLog, AccessOutput, Admin, Admission, Auto, CircuitBreaker, HealthCheck, Listener, Log,
-    OutlierDetection, Plan, Pool, Process, Rate, Retry, Server, Tcp,
+    OutlierDetection, Plan, Pool, Process, Queue, Rate, Retry, Server, Tcp,
 };
 use super::units::{write_duration, write_percent};
 use crate::core::prefix::Prefix;
@@ -164,6 +164,9 @@ fn pool(pool: &Pool, out: &mut Out) {
     out.unless("connect_timeout", &pool.connect_timeout, &defaults::CONNECT_TIMEOUT, length);
     tcp(&pool.tcp, out);
     out.unless("on_no_server", &pool.on_no_server, &defaults::ON_NO_SERVER, |word| text(word.word()));
+    if let Some(Queue { max, timeout }) = pool.queue {
+        out.key("queue", format_args!("{{ max = {max}, timeout = {} }}", length(&timeout)));
+    }
     match &pool.health_check {
         Some(check) => health_check(&name, check, out),
         None => out.text.push_str("# Without a table health_check, every server is taken to be up.\n"),
@@ -288,7 +291,7 @@ mod tests {
     use super::*;
     use crate::config::parse;
     use crate::config::plan::{
-        AccessWhen, Acl, AdmissionMode, Balance, HashKey, Io, Level, LogFormat, WhenFull,
+        AccessWhen, Acl, AdmissionMode, Balance, HashKey, Io, Level, LogFormat, OnNoServer, WhenFull,
     };
 
     fn word<T: Copy + std::fmt::Debug>(all: &'static [T]) -> impl Strategy<Value = T> {
@@ -420,6 +423,13 @@ mod tests {
         )
     }
 
+    /// What happens where no server is, and the line.
+    fn waiting() -> impl Strategy<Value = (OnNoServer, Option<Queue>)> {
+        let queue = || (1..10_000usize, duration(1)).prop_map(|(max, timeout)| Queue { max, timeout });
+        let refuse = prop::option::of(queue()).prop_map(|queue| (OnNoServer::Refuse, queue));
+        prop_oneof![refuse, queue().prop_map(|queue| (OnNoServer::Queue, Some(queue)))]
+    }
+
     fn outlier_detection() -> impl Strategy<Value = OutlierDetection> {
         let share = || (1..1001u32).prop_map(|share| f64::from(share) / 10.0 / 100.0);
         (1..1001u32, share(), 1..1001u32, duration(1), share()).prop_map(
@@ -449,11 +459,13 @@ mod tests {
             prop::option::of(circuit_breaker()),
             prop::option::of(outlier_detection()),
         );
-        (servers, words, retry(), duration(1), tcp(), watch).prop_map(
-            move |(servers, (balance, hash_key), retry, connect_timeout, tcp, watch)| Pool {
+        (servers, words, (retry(), waiting()), duration(1), tcp(), watch).prop_map(
+            move |(servers, (balance, hash_key), (retry, waiting), connect_timeout, tcp, watch)| Pool {
                 balance,
                 hash_key,
                 retry,
+                on_no_server: waiting.0,
+                queue: waiting.1,
                 connect_timeout,
                 tcp,
                 health_check: watch.0,

@@ -142,7 +142,17 @@ fn pools(snapshot: &Snapshot, page: &mut Page<'_>) -> Result<(), Error> {
         let refused = pool.live.stats.sum(|stats| stats.retries_refused.get());
         Sample::count(&[("pool", &pool.plan.name)], refused)
     });
-    page.counter("pool_retries_refused", "Retries that retry.budget did not bear", refused)
+    page.counter("pool_retries_refused", "Retries that retry.budget did not bear", refused)?;
+    let queued = snapshot
+        .pools
+        .values()
+        .map(|pool| Sample::of(&[("pool", &pool.plan.name)], pool.live.line.length() as f64));
+    page.gauge("pool_queued_connections", "Clients that wait for a server now", queued)?;
+    let waits = snapshot.pools.values().map(|pool| {
+        let parts = pool.live.stats.iter().map(|stats| &stats.queue_wait);
+        Sample::histogram(&[("pool", &pool.plan.name)], Summed::of(parts))
+    });
+    page.histogram("queue_wait_seconds", "Time that clients waited for a server", waits)
 }
 
 /// What only a server of the plan has.

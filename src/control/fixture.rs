@@ -56,6 +56,7 @@ pub fn plan_of(pool: &str, servers: &[&str]) -> Plan {
             connect_timeout: Duration::from_secs(1),
             tcp,
             on_no_server: OnNoServer::Refuse,
+            queue: None,
             health_check: None,
             outlier_detection: None,
             circuit_breaker: None,

@@ -75,7 +75,7 @@ pub fn pools(desk: &Desk) -> Vec<api::Pool> {
         servers_up: servers_in(pool, Shown::Checked(State::Up)),
         servers_total: pool.servers.len(),
         active: pool.servers.iter().map(|server| server.live.room.taken()).sum(),
-        queued: 0, // clients never wait in a pool: there is no queue
+        queued: pool.live.line.length(),
         state: Standing::of(pool).word().into(),
         why: why_pool(pool),
     };

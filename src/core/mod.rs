@@ -10,5 +10,6 @@ pub mod health; // up or down, from the results of checks
 pub mod outlier; // a server that stands out is taken out for a time
 pub mod breaker; // a server that fails too often is left alone for a time
 pub mod budget; // how many retries a pool bears
+pub mod queue; // whose turn is next
 pub mod spread; // which worker serves a client
 pub mod balance; // which server takes a connection

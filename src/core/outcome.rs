@@ -45,7 +45,7 @@ words! {
 
 words! {
     /// The step of the connection's life in which it ended.
-    Phase { Accept = "accept", Route = "route", Connect = "connect", Data = "data", Drain = "drain" }
+    Phase { Accept = "accept", Route = "route", Queue = "queue", Connect = "connect", Data = "data", Drain = "drain" }
 }
 
 words! {
@@ -90,6 +90,10 @@ words! {
         RateLimit = "rate_limit",
         /// Every healthy server is at its `max_connections`.
         ServerLimit = "server_limit",
+        /// As many clients as `queue.max` waited for a server already.
+        QueueFull = "queue_full",
+        /// No server took the client within `queue.timeout`.
+        QueueTimeout = "queue_timeout",
         /// Still open when `drain_timeout` had passed, or when a second signal came.
         DrainDeadline = "drain_deadline",
         /// The process has no descriptor left for the server's side.

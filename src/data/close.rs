@@ -60,6 +60,7 @@ fn record(visit: &Visit, close: Close, worker: &Worker, total: std::time::Durati
             .map(|one| Attempt { server: one.server.name.clone(), took: one.took, error: one.error })
             .collect(),
         times: Times {
+            queue: visit.queued_for.get(),
             connect: visit.connected_after.get(),
             first_byte: tally.first_byte.get().map(since_accept),
             total,

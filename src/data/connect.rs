@@ -16,6 +16,7 @@ use nix::libc;
 use super::accept::Places;
 use super::admit::Admitted;
 use super::visit::{Attempt, Visit};
+use super::wait::{may_wait, wait};
 use super::worker::Worker;
 use crate::config::plan;
 use crate::core::balance::{self, Ask, Choice, Field};
@@ -27,6 +28,10 @@ use crate::snapshot::{Pool, Server};
 
 /// Most dials are over sooner, and then nobody had to be watched.
 const WATCH_CLIENT_AFTER: Duration = Duration::from_millis(10);
+
+/// Attempts that one client's record tells of. While it waits in a line there may be thousands; the
+/// newest then takes the place of the one before it.
+const ATTEMPTS_KEPT_MAX: usize = 100;
 
 /// A client and the server that took it. It holds the places of both.
 pub(super) struct Joined {
@@ -45,7 +50,44 @@ pub(super) async fn connect(
     visit: &Visit,
     worker: &Worker,
 ) -> Result<Joined, Close> {
-    let search = Search::begin(pool, visit, worker);
+    let Admitted { sock: client, places } = admitted;
+    // Whoever waits already comes first.
+    let first = match pool.plan.queue.filter(|_| pool.live.line.length() > 0) {
+        Some(queue) => Err((queue, "".into())),
+        None => match search(&client, pool, Manner::Direct, visit, worker).await {
+            Ok(found) => Ok(found),
+            Err(end) => Err((may_wait(&end, pool).ok_or_else(|| end.clone())?, end.detail)),
+        },
+    };
+    let (server, lease) = match first {
+        Ok(found) => found,
+        Err((queue, met)) => wait(&client, pool, queue, met, visit, worker).await?,
+    };
+    Ok(Joined { client, server, _places: places, _lease: lease })
+}
+
+/// A server's socket and the place on it.
+pub(super) type Found = (Sock, Permit);
+
+/// On whose behalf servers are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Manner {
+    /// A client that has just come.
+    Direct,
+    /// One that waits in the line, which makes the pauses: each server is asked once.
+    Queued,
+}
+
+/// # Errors
+/// How it ended when no server took the client, or the client did not wait.
+pub(super) async fn search(
+    client: &Sock,
+    pool: &Pool,
+    manner: Manner,
+    visit: &Visit,
+    worker: &Worker,
+) -> Result<Found, Close> {
+    let search = Search::begin(pool, manner, visit, worker);
     let ask = search.ask();
     let mut last = None;
     for attempt in 0..pool.plan.retry.attempts {
@@ -56,20 +98,17 @@ pub(super) async fn connect(
                 None => break,
             },
         };
-        let Some((choice, lease, pass)) = search.next(&ask, &admitted.sock).await? else { break };
+        let Some((choice, lease, pass)) = search.next(&ask, client).await? else { break };
         let server = &pool.servers[choice.server];
         if attempt > 0 {
             server.live.stats.of(worker.index).retries.add(1);
         }
-        let dialled = search.dial(server, choice, pass, &admitted.sock).await?;
+        let dialled = search.dial(server, choice, pass, client).await?;
         if let Some(retry) = retry {
             retry.end(dialled.is_ok());
         }
         match dialled {
-            Ok(sock) => {
-                let Admitted { sock: client, places } = admitted;
-                return Ok(Joined { client, server: sock, _places: places, _lease: lease });
-            }
+            Ok(sock) => return Ok((sock, lease)),
             Err(failure) if failure.is_ours() => return Err(failure.close(server)),
             Err(failure) => {
                 search.note(choice.server, &failure);
@@ -86,6 +125,7 @@ type Next<'a> = (Choice, Permit, Pass<'a>);
 /// The search of one client for a server.
 struct Search<'a> {
     pool: &'a Pool,
+    manner: Manner,
     visit: &'a Visit,
     worker: &'a Worker,
     begun: Instant,
@@ -114,9 +154,10 @@ impl Field for Search<'_> {
 }
 
 impl<'a> Search<'a> {
-    fn begin(pool: &'a Pool, visit: &'a Visit, worker: &'a Worker) -> Self {
+    fn begin(pool: &'a Pool, manner: Manner, visit: &'a Visit, worker: &'a Worker) -> Self {
         Search {
             pool,
+            manner,
             visit,
             worker,
             begun: worker.net.now(),
@@ -149,7 +190,7 @@ impl<'a> Search<'a> {
             return Ok(Some(next));
         }
         let (plan, net) = (self.pool.plan.retry, &self.worker.net);
-        if self.refused.borrow().is_empty() {
+        if self.manner == Manner::Queued || self.refused.borrow().is_empty() {
             return Ok(None);
         }
         let pause = budget::pause(plan.backoff, plan.max_backoff, self.pauses.get(), fastrand::u64(..));
@@ -246,6 +287,9 @@ impl<'a> Search<'a> {
         let error = result.as_ref().err().map(|failure| failure.reason);
         let attempt = Attempt { server: Arc::clone(&server.live), why: choice.why, took, error };
         let mut attempts = self.visit.attempts.borrow_mut();
+        if attempts.len() >= ATTEMPTS_KEPT_MAX {
+            attempts.pop();
+        }
         attempts.reserve_exact(1); // nearly always the only one, and kept as long as the connection
         attempts.push(attempt);
         Ok(result)

@@ -29,6 +29,8 @@ pub(super) struct Visit {
     pub(super) attempts: RefCell<Vec<Attempt>>,
     /// Outlier detection has not heard yet how the server serves this client.
     pub(super) is_watched: Cell<bool>,
+    /// How long it waited in the pool's line.
+    pub(super) queued_for: Cell<Option<Duration>>,
     pub(super) connected_after: Cell<Option<Duration>>,
     pub(super) tally: Rc<Tally>,
     /// Among the worker's open connections.
@@ -82,6 +84,7 @@ impl Visit {
             flow,
             attempts: RefCell::default(),
             is_watched: Cell::new(false),
+            queued_for: Cell::new(None),
             connected_after: Cell::new(None),
             tally: Rc::default(),
             place: Cell::default(),

@@ -18,13 +18,13 @@ use slab::Slab;
 use super::accept::Door;
 use super::handover::{Crew, Taken};
 use super::listen::Bound;
-use super::signal::Signal;
+use super::signal::{Bell, Signal};
 use super::visit::{Cut, Visit};
 use crate::config::plan::Io;
 use crate::live::Room;
 use crate::net::{Driver, Loop, Net, either};
 use crate::orders::{self, Drained, Inbox, Order};
-use crate::snapshot::{Listener, Snapshot};
+use crate::snapshot::{Listener, Pool, Snapshot};
 use crate::telemetry::access_log::Ring;
 
 /// How often bytes of open connections are brought to the counters.
@@ -128,6 +128,7 @@ async fn work(net: Net, start: Start, crew: Arc<Crew>, inbox: Inbox, pulse: Arc<
         crew,
         access_log: start.access_log,
         snapshot: RefCell::new(start.snapshot),
+        news: Bell::default(),
         visits: RefCell::default(),
         next_conn: Cell::new(0),
         doors: RefCell::default(),
@@ -151,6 +152,8 @@ pub(super) struct Worker {
     pub(super) crew: Arc<Crew>,
     pub(super) access_log: Arc<Ring>,
     snapshot: RefCell<Arc<Snapshot>>,
+    /// Rings with each new snapshot.
+    pub(super) news: Bell,
     /// The open connections.
     visits: RefCell<Slab<Rc<Visit>>>,
     next_conn: Cell<u64>,
@@ -169,6 +172,11 @@ impl Worker {
     /// The listener of that name as it is now.
     pub(super) fn listener(&self, name: &str) -> Option<Arc<Listener>> {
         self.snapshot.borrow().listeners.get(name).cloned()
+    }
+
+    /// The pool of that name as it is now.
+    pub(super) fn pool(&self, name: &str) -> Option<Arc<Pool>> {
+        self.snapshot.borrow().pools.get(name).cloned()
     }
 
     pub(super) fn generation(&self) -> u64 {
@@ -224,7 +232,10 @@ impl Worker {
     async fn obey(self: &Rc<Self>, inbox: Inbox, pulse: Arc<AtomicU64>) {
         loop {
             match inbox.next().await {
-                Order::Publish(snapshot) => *self.snapshot.borrow_mut() = snapshot,
+                Order::Publish(snapshot) => {
+                    *self.snapshot.borrow_mut() = snapshot;
+                    self.news.ring();
+                }
                 Order::Beat => _ = pulse.fetch_add(1, Ordering::Relaxed),
                 Order::Drain { deadline } => self.end(deadline),
                 Order::Stop => {

@@ -42,6 +42,8 @@ pub struct ServerStats {
 pub struct PoolStats {
     /// Retries that were not made, because the pool's budget was used up.
     pub retries_refused: Count,
+    /// Of clients that waited in the pool's line.
+    pub queue_wait: Histogram,
 }
 
 /// A count for each reason.

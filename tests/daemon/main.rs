@@ -11,6 +11,7 @@ mod fallback; // io_uring is denied, missing or short of something
 mod limits; // never more than N
 mod observe; // what operators see
 mod peers; // scripted servers and clients
+mod queue; // clients that wait for a server
 mod reload; // SIGHUP
 mod spread; // how even workers are
 mod stop; // SIGTERM, and its friends

@@ -10,10 +10,12 @@ use super::{admission, keys};
 use crate::config::defaults as built_in;
 use crate::config::file::Kind;
 use crate::config::mistake::{Code, Mistake, Mistakes};
-use crate::config::plan::{Admission, Balance, OnNoServer, Retry, Tcp, WhenFull};
+use crate::config::plan::{Admission, Balance, OnNoServer, Queue, Retry, Tcp, WhenFull};
 
 /// More attempts than any pool has servers worth trying while a client waits.
 const ATTEMPTS_MAX: i64 = 100;
+/// Each client that waits holds a descriptor: no machine has more of them.
+const QUEUE_MAX: i64 = 1_000_000;
 
 /// What holds for every listener and pool that does not say otherwise.
 #[derive(Clone, Debug)]
@@ -27,6 +29,7 @@ pub struct Common {
     pub admission: Admission,
     pub on_no_server: OnNoServer,
     pub retry: Retry,
+    pub queue: Option<Queue>,
 }
 
 impl Default for Common {
@@ -41,6 +44,7 @@ impl Default for Common {
             admission: Admission::default(),
             on_no_server: built_in::ON_NO_SERVER,
             retry: Retry::default(),
+            queue: None,
         }
     }
 }
@@ -94,6 +98,9 @@ pub fn for_pool(section: &Section<'_>, mut common: Common, found: &mut Mistakes)
     if let Some(field) = section.get("retry") {
         common.retry = retry(field, found).unwrap_or(common.retry);
     }
+    if let Some(field) = section.get("queue") {
+        common.queue = queue(field, found).or(common.queue);
+    }
     common
 }
 
@@ -116,6 +123,25 @@ pub fn tcp(section: &Section<'_>, mut tcp: Tcp, found: &mut Mistakes) -> Tcp {
         }
     }
     tcp
+}
+
+fn queue(field: Field<'_>, found: &mut Mistakes) -> Option<Queue> {
+    if let Kind::Integer(max) = field.value.kind {
+        let mistake = field.wrong_type("a table").help("the table has a key for it");
+        found.add(mistake.patch(field.value.span.clone(), format!("{{ max = {max} }}")));
+        return None;
+    }
+    let table = leaf::table(field, "a table such as { max = 1000, timeout = \"5s\" }", found)?;
+    let section = Section::read("queue", table, &keys::QUEUE, found);
+    let mut queue = Queue::default();
+    if let Some(field) = section.get("max") {
+        let read = leaf::number(field, 1, QUEUE_MAX, found);
+        queue.max = read.and_then(|max| usize::try_from(max).ok()).unwrap_or(queue.max);
+    }
+    if let Some(field) = section.get("timeout") {
+        queue.timeout = leaf::duration(field, Span::Positive, found).unwrap_or(queue.timeout);
+    }
+    Some(queue)
 }
 
 fn retry(field: Field<'_>, found: &mut Mistakes) -> Option<Retry> {

@@ -94,6 +94,7 @@ pub const DEFAULTS: Keys = Keys {
         "admission",
         "on_no_server",
         "retry",
+        "queue",
     ],
     foreign: FOREIGN_TIMES,
 };
@@ -155,6 +156,7 @@ pub const POOL: Keys = Keys {
         "tcp_keepalive",
         "tcp_user_timeout",
         "on_no_server",
+        "queue",
         "health_check",
         "outlier_detection",
         "circuit_breaker",
@@ -174,6 +176,8 @@ pub const POOL: Keys = Keys {
         ("check", "health_check"),
         ("option_tcp_check", "health_check"),
         ("retries", "retry"),
+        ("timeout_queue", "queue"),
+        ("maxqueue", "queue"),
         ("outliers", "outlier_detection"),
         ("passive_health_check", "outlier_detection"),
         ("observe", "outlier_detection"),
@@ -199,6 +203,19 @@ pub const RETRY: Keys = Keys {
         ("retry_budget", "budget"),
         ("budget_percent", "budget"),
         ("timeout", "deadline"),
+    ],
+};
+
+pub const QUEUE: Keys = Keys {
+    header: "queue",
+    names: &["max", "timeout"],
+    foreign: &[
+        ("size", "max"),
+        ("length", "max"),
+        ("max_length", "max"),
+        ("maxqueue", "max"),
+        ("max_pending_requests", "max"),
+        ("max_wait", "timeout"),
     ],
 };
 
@@ -277,7 +294,7 @@ pub const TABLES: [&Keys; 10] = [
 ];
 
 /// Every kind of table, in the order of the reference.
-pub const ALL: [&Keys; 13] = [
+pub const ALL: [&Keys; 14] = [
     &ROOT,
     &PROCESS,
     &ADMIN,
@@ -287,6 +304,7 @@ pub const ALL: [&Keys; 13] = [
     &LISTENER,
     &POOL,
     &RETRY,
+    &QUEUE,
     &SERVER,
     &HEALTH_CHECK,
     &OUTLIER_DETECTION,
@@ -343,8 +361,14 @@ pub const FOREIGN_LEVEL: &[(&str, &str)] = &[
     ("verbose", "debug"),
 ];
 
-pub const FOREIGN_REFUSE: &[(&str, &str)] =
-    &[("reject", "refuse"), ("reset", "refuse"), ("drop", "refuse"), ("close", "refuse"), ("queue", "wait")];
+pub const FOREIGN_REFUSE: &[(&str, &str)] = &[
+    ("reject", "refuse"),
+    ("reset", "refuse"),
+    ("drop", "refuse"),
+    ("close", "refuse"),
+    ("queue", "wait"),
+    ("wait", "queue"),
+];
 
 pub const FOREIGN_FORMAT: &[(&str, &str)] = &[("plain", "text"), ("logfmt", "text"), ("pretty", "text")];
 

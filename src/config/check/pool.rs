@@ -12,7 +12,7 @@ use super::section::{Field, Section};
 use super::{check_name, keys, survival};
 use crate::config::file::{Entry, Kind, Value};
 use crate::config::mistake::{Code, Mistake, Mistakes, quoted};
-use crate::config::plan::{Balance, CheckKind, HashKey, HealthCheck, Pool, Server};
+use crate::config::plan::{Balance, CheckKind, HashKey, HealthCheck, OnNoServer, Pool, Server};
 
 /// A weight beyond this is a slip; shares finer than a thousandth mean nothing for connections.
 const WEIGHT_MAX: i64 = 1000;
@@ -59,6 +59,11 @@ pub fn pool(entry: &Entry, common: &Common, found: &mut Mistakes) -> PoolAt {
     at.plan.connect_timeout = own.connect_timeout;
     at.plan.on_no_server = own.on_no_server;
     at.plan.retry = own.retry;
+    at.plan.queue = match own.on_no_server {
+        OnNoServer::Queue => Some(own.queue.unwrap_or_default()),
+        OnNoServer::Refuse => own.queue,
+    };
+    check_queue(&section, &at.plan, found);
     at.plan.tcp = common::tcp(&section, common.tcp, found);
     at.plan.hash_key = hash_key(&section, own.balance, found).unwrap_or(at.plan.hash_key);
     at.plan.health_check = section.get("health_check").and_then(|field| health_check(name, field, found));
@@ -68,6 +73,17 @@ pub fn pool(entry: &Entry, common: &Common, found: &mut Mistakes) -> PoolAt {
     at.plan.circuit_breaker =
         section.get("circuit_breaker").and_then(|field| survival::circuit_breaker(name, field, found));
     at
+}
+
+/// A line in which nobody would ever stand.
+fn check_queue(section: &Section<'_>, pool: &Pool, found: &mut Mistakes) {
+    let can_wait = pool.on_no_server == OnNoServer::Queue
+        || pool.servers.iter().any(|server| server.max_connections.is_some());
+    if let Some(field) = section.get("queue").filter(|_| !can_wait) {
+        let mistake = Mistake::new(Code::NoEffect, field.value.span.clone(), "`queue` has no effect");
+        let label = "no server has `max_connections`, so none is ever full";
+        found.add(mistake.label(label).help("`on_no_server = \"queue\"` lets clients wait for any server"));
+    }
 }
 
 fn hash_key(section: &Section<'_>, balance: Balance, found: &mut Mistakes) -> Option<HashKey> {
