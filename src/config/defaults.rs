@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use super::plan::{
     AccessLog, AccessOutput, AccessWhen, Admin, Admission, AdmissionMode, Auto, Balance, CheckKind,
-    CircuitBreaker, HashKey, HealthCheck, Level, Listener, Log, LogFormat, OnNoServer, OutlierDetection,
-    Pool, Process, Queue, Retry, Server, Tcp, WhenFull,
+    CircuitBreaker, HashKey, HealthCheck, Level, Listener, Log, LogFormat, OnNoServer, OnServerDown,
+    OutlierDetection, Pool, Process, Queue, Retry, Server, Tcp, WhenFull,
 };
 
 /// Where the configuration is looked for.
@@ -184,6 +184,7 @@ impl Pool {
             tcp: Tcp::default(),
             on_no_server: ON_NO_SERVER,
             queue: None,
+            on_server_down: OnServerDown::Keep,
             health_check: None,
             outlier_detection: None,
             circuit_breaker: None,

@@ -201,6 +201,7 @@ pub struct Pool {
     /// The server's side.
     pub tcp: Tcp,
     pub on_no_server: OnNoServer,
+    pub on_server_down: OnServerDown,
     /// The line for clients; `None`: nobody waits. Always there with [`OnNoServer::Queue`].
     pub queue: Option<Queue>,
     /// `None`: the servers are taken to be up.
@@ -219,6 +220,17 @@ words! {
         /// It waits in the pool's line.
         Queue = "queue",
     }
+}
+
+/// What becomes of connections whose server goes down by its checks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnServerDown {
+    /// They go on as long as they can.
+    Keep,
+    /// They are reset at once.
+    CloseConnections,
+    /// Those that are left after that time are reset, unless the server is up again by then.
+    Drain(Duration),
 }
 
 /// `queue`: clients that wait for a server with room, and with [`OnNoServer::Queue`] for any server.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::defaults;
 use super::plan::{
     AccessLog, AccessOutput, Admin, Admission, Auto, CircuitBreaker, HealthCheck, Listener, Log,
-    OutlierDetection, Plan, Pool, Process, Queue, Rate, Retry, Server, Tcp,
+    OnServerDown, OutlierDetection, Plan, Pool, Process, Queue, Rate, Retry, Server, Tcp,
 };
 use super::units::{write_duration, write_percent};
 use crate::core::prefix::Prefix;
@@ -164,6 +164,11 @@ fn pool(pool: &Pool, out: &mut Out) {
     out.unless("connect_timeout", &pool.connect_timeout, &defaults::CONNECT_TIMEOUT, length);
     tcp(&pool.tcp, out);
     out.unless("on_no_server", &pool.on_no_server, &defaults::ON_NO_SERVER, |word| text(word.word()));
+    out.unless("on_server_down", &pool.on_server_down, &OnServerDown::Keep, |what| match what {
+        OnServerDown::Keep => text("keep"),
+        OnServerDown::CloseConnections => text("close-connections"),
+        OnServerDown::Drain(within) => text(&format!("drain {}", write_duration(*within))),
+    });
     if let Some(Queue { max, timeout }) = pool.queue {
         out.key("queue", format_args!("{{ max = {max}, timeout = {} }}", length(&timeout)));
     }
@@ -423,6 +428,11 @@ mod tests {
         )
     }
 
+    fn on_server_down() -> impl Strategy<Value = OnServerDown> {
+        let set = prop_oneof![Just(OnServerDown::Keep), Just(OnServerDown::CloseConnections)];
+        prop_oneof![set, duration(1).prop_map(OnServerDown::Drain)]
+    }
+
     /// What happens where no server is, and the line.
     fn waiting() -> impl Strategy<Value = (OnNoServer, Option<Queue>)> {
         let queue = || (1..10_000usize, duration(1)).prop_map(|(max, timeout)| Queue { max, timeout });
@@ -455,6 +465,7 @@ mod tests {
         let servers = (0..3u16).map(server).collect::<Vec<_>>();
         let words = (word(Balance::ALL), word(HashKey::ALL));
         let watch = (
+            on_server_down(),
             prop::option::of(health_check()),
             prop::option::of(circuit_breaker()),
             prop::option::of(outlier_detection()),
@@ -468,9 +479,10 @@ mod tests {
                 queue: waiting.1,
                 connect_timeout,
                 tcp,
-                health_check: watch.0,
-                circuit_breaker: watch.1,
-                outlier_detection: watch.2,
+                on_server_down: watch.0,
+                health_check: watch.1,
+                circuit_breaker: watch.2,
+                outlier_detection: watch.3,
                 ..Pool::new(format!("p-{number}"), servers)
             },
         )

@@ -57,6 +57,7 @@ pub fn plan_of(pool: &str, servers: &[&str]) -> Plan {
             tcp,
             on_no_server: OnNoServer::Refuse,
             queue: None,
+            on_server_down: OnServerDown::Keep,
             health_check: None,
             outlier_detection: None,
             circuit_breaker: None,

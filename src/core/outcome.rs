@@ -80,6 +80,10 @@ words! {
         NoHealthyServer = "no_healthy_server",
         /// More than one server was tried, and none took the connection.
         AllAttemptsFailed = "all_attempts_failed",
+        /// Its server went down, and `on_server_down` says to close.
+        ServerMarkedDown = "server_marked_down",
+        /// Its server had been down for as long as `on_server_down` lets it drain.
+        ServerDrained = "server_drained",
         /// The listener or the process is at `max_connections`, and `when_full` says refuse.
         ListenerLimit = "listener_limit",
         /// The listener's `allow` and `deny` keep the client out.

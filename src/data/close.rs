@@ -12,11 +12,20 @@ pub(super) fn cut_off(cut: Cut, visit: &Visit) -> Close {
         None => "still without a server",
     };
     let (by, detail) = match cut {
+        Cut::MarkedDown => return lost(Reason::ServerMarkedDown, "its server went down"),
+        Cut::Drained => {
+            return lost(Reason::ServerDrained, "its server went down and its time to drain is over");
+        }
         Cut::DrainDeadline => (By::Proxy, format!("{what} when drain_timeout had passed")),
         Cut::Stop => (By::Admin, format!("{what} when the daemon was told to stop at once")),
     };
     let detail = detail.into();
     Close { by, phase: Phase::Drain, how: How::Policy, reason: Reason::DrainDeadline, errno: None, detail }
+}
+
+fn lost(reason: Reason, detail: &'static str) -> Close {
+    let (by, phase, how) = (By::Proxy, Phase::Data, How::Policy);
+    Close { by, phase, how, reason, errno: None, detail: detail.into() }
 }
 
 /// Counts a connection that has ended, and logs it where that is asked for.

@@ -25,8 +25,8 @@ impl<T: Copy> Signal<T> {
         }
     }
 
-    pub(super) fn is_raised(&self) -> bool {
-        self.value.get().is_some()
+    pub(super) fn is_raised_as(&self, is_it: impl FnOnce(T) -> bool) -> bool {
+        self.value.get().is_some_and(is_it)
     }
 
     pub(super) async fn raised(&self) -> T {

@@ -47,6 +47,10 @@ pub(super) struct Visit {
 pub(super) enum Cut {
     /// `drain_timeout` has passed.
     DrainDeadline,
+    /// The server went down.
+    MarkedDown,
+    /// The server went down, and the time to drain is over.
+    Drained,
     /// The daemon stops at once.
     Stop,
 }

@@ -200,7 +200,7 @@ impl Worker {
     pub(super) fn leave(&self, visit: &Visit) {
         self.visits.borrow_mut().remove(visit.place.get());
         if let Some(mut drained) = self.drained.get() {
-            if visit.cut.is_raised() {
+            if visit.cut.is_raised_as(|cut| matches!(cut, Cut::DrainDeadline | Cut::Stop)) {
                 drained.cut += 1;
             } else {
                 drained.finished += 1;
@@ -233,8 +233,9 @@ impl Worker {
         loop {
             match inbox.next().await {
                 Order::Publish(snapshot) => {
-                    *self.snapshot.borrow_mut() = snapshot;
+                    let before = self.snapshot.replace(Arc::clone(&snapshot));
                     self.news.ring();
+                    self.let_go_of_lost(&before, &snapshot);
                 }
                 Order::Beat => _ = pulse.fetch_add(1, Ordering::Relaxed),
                 Order::Drain { deadline } => self.end(deadline),
@@ -276,7 +277,12 @@ impl Worker {
     /// Ends every connection, and each that the doors still let in.
     fn cut_all(&self, cut: Cut) {
         self.cutting.set(Some(cut));
-        self.visits.borrow().iter().for_each(|(_, visit)| visit.cut.raise(cut));
+        self.cut_some(cut, |_| true);
+    }
+
+    pub(super) fn cut_some(&self, cut: Cut, is_it: impl Fn(&Visit) -> bool) {
+        let visits = self.visits.borrow();
+        visits.iter().filter(|(_, visit)| is_it(visit)).for_each(|(_, visit)| visit.cut.raise(cut));
     }
 }
 

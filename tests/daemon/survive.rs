@@ -243,3 +243,57 @@ fn a_dead_server_among_good_ones_never_uses_up_the_budget() {
     }
     assert!(failures(&daemon, "dead") >= 249.0);
 }
+
+const CHECKED: &str = "[pool.p.health_check]\ninterval = \"50ms\"\ntimeout = \"50ms\"\nrise = 1\nfall = 1";
+
+/// A client on a server that no longer listens, and the daemon that has noticed.
+fn on_a_lost_server(what: &str) -> (Client, Daemon, Greeter) {
+    let mut server = Greeter::start("lost");
+    let (text, front) = config(&[server.toml()], "", &format!("on_server_down = \"{what}\"\n{CHECKED}"));
+    let daemon = Daemon::start(&text);
+    let client = Client::connect(front).unwrap();
+    server.stop_listening();
+    eventually("the server to be down", PATIENCE, || {
+        (daemon.metric("tidegate_server_up", &[("server", "lost")]) == 0.0).then_some(())
+    });
+    (client, daemon, server)
+}
+
+#[test]
+fn connections_outlive_a_server_that_is_marked_down_where_they_are_kept() {
+    let (mut client, _daemon, _server) = on_a_lost_server("keep");
+    client.echo(b"still here").unwrap();
+    client.leave().unwrap();
+}
+
+#[test]
+fn connections_of_a_server_that_goes_down_are_reset_where_that_is_asked_for() {
+    let (mut client, daemon, _server) = on_a_lost_server("close-connections");
+    assert_eq!(client.farewell().unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    let record = &daemon.access_log_of(1)[0];
+    assert_eq!((word(record, "close.reason"), word(record, "close.by")), ("server_marked_down", "proxy"));
+}
+
+#[test]
+fn connections_of_a_server_that_goes_down_have_their_time_to_drain() {
+    let begun = Instant::now();
+    let (mut client, daemon, _server) = on_a_lost_server("drain 700ms");
+    client.echo(b"still here").unwrap();
+    assert_eq!(client.farewell().unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    assert!(begun.elapsed().as_millis() >= 700);
+    assert_eq!(word(&daemon.access_log_of(1)[0], "close.reason"), "server_drained");
+}
+
+#[test]
+fn a_server_that_is_back_in_time_keeps_its_connections() {
+    let (mut client, daemon, server) = on_a_lost_server("drain 500ms");
+    let down = Instant::now();
+    let _back = Greeter::at("back", server.address);
+    eventually("the server to be up", PATIENCE, || {
+        (daemon.metric("tidegate_server_up", &[("server", "lost")]) == 1.0).then_some(())
+    });
+    while down.elapsed().as_millis() < 700 {
+        client.echo(b"still here").unwrap();
+    }
+    client.leave().unwrap();
+}

@@ -156,6 +156,7 @@ pub const POOL: Keys = Keys {
         "tcp_keepalive",
         "tcp_user_timeout",
         "on_no_server",
+        "on_server_down",
         "queue",
         "health_check",
         "outlier_detection",
@@ -176,6 +177,7 @@ pub const POOL: Keys = Keys {
         ("check", "health_check"),
         ("option_tcp_check", "health_check"),
         ("retries", "retry"),
+        ("on_marked_down", "on_server_down"),
         ("timeout_queue", "queue"),
         ("maxqueue", "queue"),
         ("outliers", "outlier_detection"),
@@ -368,6 +370,13 @@ pub const FOREIGN_REFUSE: &[(&str, &str)] = &[
     ("close", "refuse"),
     ("queue", "wait"),
     ("wait", "queue"),
+];
+
+pub const FOREIGN_DOWN: &[(&str, &str)] = &[
+    ("none", "keep"),
+    ("close", "close-connections"),
+    ("reset", "close-connections"),
+    ("shutdown-sessions", "close-connections"),
 ];
 
 pub const FOREIGN_FORMAT: &[(&str, &str)] = &[("plain", "text"), ("logfmt", "text"), ("pretty", "text")];

@@ -12,7 +12,7 @@ use super::section::{Field, Section};
 use super::{check_name, keys, survival};
 use crate::config::file::{Entry, Kind, Value};
 use crate::config::mistake::{Code, Mistake, Mistakes, quoted};
-use crate::config::plan::{Balance, CheckKind, HashKey, HealthCheck, OnNoServer, Pool, Server};
+use crate::config::plan::{Balance, CheckKind, HashKey, HealthCheck, OnNoServer, OnServerDown, Pool, Server};
 
 /// A weight beyond this is a slip; shares finer than a thousandth mean nothing for connections.
 const WEIGHT_MAX: i64 = 1000;
@@ -64,6 +64,9 @@ pub fn pool(entry: &Entry, common: &Common, found: &mut Mistakes) -> PoolAt {
         OnNoServer::Refuse => own.queue,
     };
     check_queue(&section, &at.plan, found);
+    if let Some(field) = section.get("on_server_down") {
+        at.plan.on_server_down = survival::on_server_down(field, found).unwrap_or(at.plan.on_server_down);
+    }
     at.plan.tcp = common::tcp(&section, common.tcp, found);
     at.plan.hash_key = hash_key(&section, own.balance, found).unwrap_or(at.plan.hash_key);
     at.plan.health_check = section.get("health_check").and_then(|field| health_check(name, field, found));
@@ -72,7 +75,19 @@ pub fn pool(entry: &Entry, common: &Common, found: &mut Mistakes) -> PoolAt {
         .and_then(|field| survival::outlier_detection(name, at.plan.servers.len(), field, found));
     at.plan.circuit_breaker =
         section.get("circuit_breaker").and_then(|field| survival::circuit_breaker(name, field, found));
+    check_down(&section, &at.plan, found);
     at
+}
+
+/// Without checks no server goes down.
+fn check_down(section: &Section<'_>, pool: &Pool, found: &mut Mistakes) {
+    let is_idle = pool.health_check.is_none() && pool.on_server_down != OnServerDown::Keep;
+    if let Some(field) = section.get("on_server_down").filter(|_| is_idle) {
+        let mistake =
+            Mistake::new(Code::NoEffect, field.value.span.clone(), "`on_server_down` has no effect");
+        let help = format!("add a table `[pool.{}.health_check]`", pool.name);
+        found.add(mistake.label("without checks no server goes down").help(help));
+    }
 }
 
 /// A line in which nobody would ever stand.

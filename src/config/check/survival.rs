@@ -5,14 +5,50 @@ use std::time::Duration;
 use super::keys;
 use super::leaf::{self, Span};
 use super::section::{Field, Section};
-use crate::config::mistake::{Code, Mistake, Mistakes};
-use crate::config::plan::{CircuitBreaker, OutlierDetection};
+use crate::config::mistake::{Code, Mistake, Mistakes, quoted};
+use crate::config::plan::{CircuitBreaker, OnServerDown, OutlierDetection};
+use crate::config::units;
 use crate::core::outlier;
 
 /// Beyond, a server would hardly ever be found out; each failure within the window is remembered.
 const FAILURES_MAX: i64 = 1000;
 /// More than any server has in half a minute.
 const CONNECTIONS_MAX: i64 = 1_000_000;
+
+/// `"keep"`, `"close-connections"`, or `"drain"` and a duration.
+pub fn on_server_down(field: Field<'_>, found: &mut Mistakes) -> Option<OnServerDown> {
+    let written = leaf::text(field, "a word such as \"keep\"", found)?;
+    let words = ["keep", "close-connections", "drain 10s"];
+    match written.split_once(' ') {
+        None if written == "keep" => Some(OnServerDown::Keep),
+        None if written == "close-connections" => Some(OnServerDown::CloseConnections),
+        Some(("drain", within)) => {
+            let span = field.value.span.clone();
+            match units::duration(within) {
+                Ok(within) if within.is_zero() => {
+                    let message = "`on_server_down` drains for no time";
+                    let mistake = Mistake::new(Code::OutOfRange, span.clone(), message);
+                    found.add(mistake.patch(span, "\"close-connections\""));
+                    None
+                }
+                Ok(within) => Some(OnServerDown::Drain(within)),
+                Err(unfit) => {
+                    let message = format!("{} is no duration", quoted(within));
+                    let mistake = Mistake::new(Code::BadQuantity, span.clone(), message).label(unfit.why);
+                    found.add(match unfit.instead {
+                        Some(better) => mistake.patch(span, format!("\"drain {better}\"")),
+                        None => mistake.help("for example \"drain 10s\""),
+                    });
+                    None
+                }
+            }
+        }
+        _ => {
+            found.add(leaf::unknown_word(field, written, &words, keys::FOREIGN_DOWN));
+            None
+        }
+    }
+}
 
 /// Of a pool with so many servers.
 pub fn outlier_detection(
