@@ -8,18 +8,18 @@
 //! The map, in reading order; a module may use those named to its right, and std:
 //!
 //! ```text
-//! main -> cli -> run -> control -> config, snapshot, orders, core, telemetry, sys
+//! main -> cli -> run -> control -> config, snapshot, orders, core, wire, telemetry, sys
 //!                       data    -> snapshot, orders, net, core, telemetry
 //! cli -> config, core, control, sys
 //! net -> sys     orders -> snapshot -> live, config::plan, core, telemetry
 //! live -> core, telemetry     config -> core     telemetry -> core
-//! core, sys -> nothing of ours
+//! core, wire, sys -> nothing of ours
 //! ```
 //!
 //! Invariants of absence (`tests/tidy.rs` reads the sources and fails on a breach):
 //!
-//! - `core/` never reads the clock, does no I/O, draws no randomness of its own, takes no
-//!   lock and logs nothing.
+//! - `core/` and `wire/` never read the clock, do no I/O, draw no randomness of their own, take
+//!   no lock and log nothing.
 //! - The data plane never blocks on the control plane, takes no lock per byte, allocates
 //!   nothing per message, and writes no log line outside `close`.
 //! - Nothing outside `control/publisher.rs` builds a snapshot. Live state is an `Arc` keyed
@@ -28,6 +28,7 @@
 //! - No unsafe code outside `sys/`.
 
 pub mod core; // PURE: which server, which limit, up or down, how it ended
+pub mod wire; // PURE: what servers and clients say, bytes -> value | NeedMore | Malformed
 pub mod config; // as written -> every mistake -> as meant
 pub mod telemetry; // counters, histograms, the record of one connection, the access log
 pub mod live; // counts and health that outlive every snapshot

@@ -90,7 +90,9 @@ fn the_reference_shows_every_key_in_its_table() {
         for key in keys.names {
             let is_shown = match keys.header {
                 "the file" => text.contains(&format!("\n[{key}")),
-                "retry" | "queue" | "a table of `servers`" => text.contains(&format!(" {key} = ")),
+                "retry" | "queue" | "a table of `servers`" | "a table of `steps`" => {
+                    text.contains(&format!(" {key} = "))
+                }
                 // A table of its own.
                 _ if ["access", "health_check", "circuit_breaker", "outlier_detection"].contains(key) => {
                     text.contains(&format!(".{key}]\n"))

@@ -24,7 +24,7 @@ pub(super) struct Args {
     /// How a server is chosen
     #[arg(long, value_name = "HOW", default_value = Balance::LeastConnections.word(), value_parser = balance)]
     balance: Balance,
-    /// Check the servers actively, besides noticing those that refuse: tcp
+    /// Check the servers actively, besides noticing those that refuse: tcp, http, redis or smtp
     #[arg(long, value_name = "TYPE", value_parser = check_kind)]
     check: Option<CheckKind>,
     /// Answer `tidegate status` and `tidegate servers` on this unix socket
@@ -68,7 +68,7 @@ fn plan(args: Args) -> Plan {
         listeners: vec![Listener::new("proxy", args.listen.0, pool)],
         pools: vec![Pool {
             balance: args.balance,
-            health_check: args.check.map(|kind| HealthCheck { kind, ..HealthCheck::default() }),
+            health_check: args.check.map(|kind| HealthCheck { probe: kind.into(), ..HealthCheck::default() }),
             ..Pool::new(pool, servers)
         }],
     }
@@ -92,7 +92,9 @@ fn balance(word: &str) -> Result<Balance, String> {
 }
 
 fn check_kind(word: &str) -> Result<CheckKind, String> {
-    among(word, CheckKind::ALL, CheckKind::word)
+    // The others need more than a word: who logs in, or what is said.
+    const PLAIN: &[CheckKind] = &[CheckKind::Tcp, CheckKind::Http, CheckKind::Redis, CheckKind::Smtp];
+    among(word, PLAIN, CheckKind::word)
 }
 
 fn among<T: Copy>(word: &str, all: &[T], name: fn(T) -> &'static str) -> Result<T, String> {

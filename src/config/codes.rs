@@ -58,7 +58,7 @@ codes! {
     NoWeight = "E0107", "Every server of the pool has weight 0, so none may ever get a connection. A server with \
         weight 0 is passed over; one at least needs a positive weight.";
     MissingKey = "E0108", "A key that has no default is missing: a listener needs `bind` and `pool`, a pool \
-        needs `servers`, a server needs `address`.";
+        needs `servers`, a server needs `address`, a health check that logs in needs `user`.";
     BadAddress = "E0109", "An address is an IP address and a port, such as \"192.0.2.1:80\" or \
         \"[2001:db8::1]:80\". Host names are not resolved.";
     BindClash = "E0110", "Two addresses would claim the same port. A wildcard claims its port on every address of \
@@ -76,6 +76,8 @@ codes! {
         in as a new one until no descriptor is left.";
     BadPrefix = "E0130", "A network is an IP address and the number of its bits that count, such as \"10.0.0.0/8\" \
         or \"2001:db8::/32\"; the bits behind those are zero. One address alone is a network, too.";
+    BadSecret = "E0131", "A password stands in a file of its own, one line, so that the configuration can be shown. \
+        The file must exist, be readable for the user that Tidegate runs as, and hold one line of text.";
     UnusedPool = "W0001", "No listener uses the pool, so it gets no traffic.";
     NoEffect = "W0002", "The key is understood, but another key keeps it from having any effect.";
     SlowCheck = "W0003", "A health check may take longer than the time between two checks: failures are then \
@@ -84,6 +86,8 @@ codes! {
         service managers.";
     HastyTimeout = "W0005", "With `tcp_user_timeout` set, the kernel counts time and not probes: where it is \
         shorter than twice `tcp_keepalive`, one lost keepalive probe ends a healthy idle connection.";
+    OpenSecret = "W0030", "Every user of the machine may read the file of a password. It should belong to the user \
+        that Tidegate runs as and be readable for nobody else.";
 }
 
 impl Code {

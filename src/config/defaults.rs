@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::plan::{
-    AccessLog, AccessOutput, AccessWhen, Admin, Admission, AdmissionMode, Auto, Balance, CheckKind,
-    CircuitBreaker, HashKey, HealthCheck, Level, Listener, Log, LogFormat, OnNoServer, OnServerDown,
-    OutlierDetection, Pool, Process, Queue, Retry, Server, Tcp, WhenFull,
+    AccessLog, AccessOutput, AccessWhen, Admin, Admission, AdmissionMode, Auto, Balance, CircuitBreaker,
+    HashKey, HealthCheck, Http, Level, Listener, Log, LogFormat, Method, OnNoServer, OnServerDown,
+    OutlierDetection, Pool, Probe, Process, Queue, Retry, Server, Statuses, Tcp, WhenFull,
 };
 
 /// Where the configuration is looked for.
@@ -117,7 +117,7 @@ impl Default for Queue {
 impl Default for HealthCheck {
     fn default() -> Self {
         HealthCheck {
-            kind: CheckKind::Tcp,
+            probe: Probe::Tcp,
             interval: Duration::from_secs(2),
             timeout: Duration::from_secs(1),
             rise: 2,
@@ -150,6 +150,20 @@ impl Default for CircuitBreaker {
             // Long enough for a process to restart, short enough to be no outage of its own.
             open_for: Duration::from_secs(5),
             half_open_trials: 2,
+        }
+    }
+}
+
+impl Default for Http {
+    /// Any success: 204 is as common for such a page as 200. A redirect is none, for it leads elsewhere.
+    fn default() -> Self {
+        Http {
+            method: Method::Get,
+            path: "/".into(),
+            host: None,
+            expect: vec![Statuses(200..=299)],
+            expect_body: None,
+            expect_headers: Vec::new(),
         }
     }
 }

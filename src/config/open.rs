@@ -26,9 +26,18 @@ pub fn read(path: &Path) -> Result<String, Mistakes> {
 }
 
 fn text(path: &Path) -> Result<String, Box<Mistake>> {
-    let (file, metadata) = open(path).map_err(|error| refused(path, &error))?;
-    let bytes = regular(file, &metadata)?;
+    let (bytes, _) = bounded(path, BYTES_MAX + 1)?;
+    if bytes.len() > BYTES_MAX {
+        let mistake = Mistake::new(Code::TooLarge, 0..0, "the file is larger than 4 MiB");
+        return Err(Box::new(mistake.help("is this the right path?")));
+    }
     Ok(String::from_utf8(bytes).map_err(|error| not_utf8(&error))?)
+}
+
+/// The first `most` bytes of a regular file.
+pub fn bounded(path: &Path, most: usize) -> Result<(Vec<u8>, std::fs::Metadata), Box<Mistake>> {
+    let (file, metadata) = open(path).map_err(|error| refused(path, &error))?;
+    Ok((regular(file, &metadata, most)?, metadata))
 }
 
 /// Opens without waiting for the other end of a FIFO.
@@ -38,7 +47,7 @@ fn open(path: &Path) -> io::Result<(File, std::fs::Metadata)> {
     Ok((file, metadata))
 }
 
-fn regular(file: File, metadata: &std::fs::Metadata) -> Result<Vec<u8>, Box<Mistake>> {
+fn regular(file: File, metadata: &std::fs::Metadata, most: usize) -> Result<Vec<u8>, Box<Mistake>> {
     let kind = metadata.file_type();
     if !kind.is_file() {
         let what = match () {
@@ -52,12 +61,8 @@ fn regular(file: File, metadata: &std::fs::Metadata) -> Result<Vec<u8>, Box<Mist
     }
     // The length may be a lie (/proc) or grow meanwhile: what is read is bounded by itself.
     let mut bytes = Vec::new();
-    let mut bounded = file.take(BYTES_MAX as u64 + 1);
+    let mut bounded = file.take(most as u64);
     bounded.read_to_end(&mut bytes).map_err(|error| unreadable(&error))?;
-    if bytes.len() > BYTES_MAX {
-        let mistake = Mistake::new(Code::TooLarge, 0..0, "the file is larger than 4 MiB");
-        return Err(Box::new(mistake.help("is this the right path?")));
-    }
     Ok(bytes)
 }
 

@@ -3,6 +3,8 @@
 //! Immutable once made, by `check.rs`. The data plane reads it through the snapshot;
 //! nobody else interprets what the operator wrote.
 
+mod probe; // what a health check asks
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,6 +17,9 @@ pub use crate::core::bucket::Rate;
 use crate::core::outcome::words;
 pub use crate::core::outlier::Rules as OutlierDetection;
 use crate::core::prefix::Prefix;
+pub use probe::{
+    CheckKind, Http, Login, Method, Mysql, Password, Postgres, Probe, Redis, Role, Statuses, Step,
+};
 
 /// Everything the operator asked for.
 #[derive(Clone, Debug, PartialEq)]
@@ -269,7 +274,7 @@ pub struct Retry {
 /// `[pool.NAME.health_check]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct HealthCheck {
-    pub kind: CheckKind,
+    pub probe: Probe,
     pub interval: Duration,
     pub timeout: Duration,
     /// Successes in a row that bring a server up; at least 1.
@@ -280,9 +285,4 @@ pub struct HealthCheck {
     pub jitter: f64,
     /// Another port than the server's.
     pub port: Option<u16>,
-}
-
-words! {
-    /// What a check does.
-    CheckKind { Tcp = "tcp" }
 }

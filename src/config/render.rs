@@ -3,6 +3,8 @@
 //! Writes what differs from the defaults, and what a reader looks for first (`bind`, `pool`,
 //! `balance`, `servers`). What it writes reads back as the same plan.
 
+mod probe; // what a check asks
+
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -222,7 +224,7 @@ fn server(server: &Server) -> String {
 fn health_check(pool: &str, check: &HealthCheck, out: &mut Out) {
     let default = HealthCheck::default();
     out.header(format!("pool.{pool}.health_check"));
-    out.key("type", text(check.kind.word()));
+    out.key("type", text(check.probe.kind().word()));
     out.unless("interval", &check.interval, &default.interval, length);
     out.unless("timeout", &check.timeout, &default.timeout, length);
     out.unless("rise", &check.rise, &default.rise, u32::to_string);
@@ -231,6 +233,7 @@ fn health_check(pool: &str, check: &HealthCheck, out: &mut Out) {
     if let Some(port) = check.port {
         out.key("port", port);
     }
+    probe::probe(&check.probe, out);
 }
 
 fn outlier_detection(pool: &str, rules: &OutlierDetection, out: &mut Out) {
@@ -403,15 +406,16 @@ mod tests {
     }
 
     fn health_check() -> impl Strategy<Value = HealthCheck> {
-        (duration(1), duration(1), 1..9u32, 1..9u32, 0..1001u32, prop::option::of(1..u16::MAX)).prop_map(
-            |(interval, timeout, rise, fall, jitter, port)| HealthCheck {
+        let pace = (duration(1), duration(1), 1..9u32, 1..9u32, 0..1001u32);
+        (pace, prop::option::of(1..u16::MAX), probe::tests::any_probe()).prop_map(
+            |((interval, timeout, rise, fall, jitter), port, probe)| HealthCheck {
+                probe,
                 interval,
                 timeout,
                 rise,
                 fall,
                 jitter: f64::from(jitter) / 10.0 / 100.0,
                 port,
-                ..HealthCheck::default()
             },
         )
     }

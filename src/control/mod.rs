@@ -8,7 +8,8 @@
 pub mod publisher; // the only writer of snapshots
 pub mod desk; // what the doers share
 pub mod checks; // what the checks of each server have found
-pub mod prober; // asks servers whether they are there
+pub mod probe; // one check: asks in the server's own protocol, and says goodbye
+pub mod prober; // asks servers again and again whether they are there
 pub mod reloader; // SIGHUP: a new plan, or every reason against it
 pub mod signals; // what is asked of the whole daemon
 pub mod crew; // the worker threads, watched for their end

@@ -4,24 +4,23 @@
 //! count against a server: a check that came late, or for which we had no descriptor, is void.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use super::checks::{Checked, Found};
 use super::desk::Desk;
+use super::probe;
 use super::publisher::ServerKey;
-use crate::config::plan::{CheckKind, HealthCheck};
+use crate::config::plan::HealthCheck;
 use crate::core::health::{Health, State, next_check, second_check};
 
-/// Checks under way at once, each with one descriptor. Others wait for their turn.
+/// Checks under way at once, each with one descriptor until its connection has ended. Others wait
+/// for their turn.
 const CHECKS_AT_ONCE: usize = 256;
 
 pub struct Prober {
@@ -130,9 +129,15 @@ impl Subject {
     async fn check_once(&mut self) {
         let Ok(turn) = Arc::clone(&self.turns).acquire_owned().await else { return };
         let begun = Instant::now();
-        let found = ask(self.target(), &self.check).await;
-        drop(turn);
+        let (found, line) = probe::ask(self.target(), &self.check).await;
         let took = begun.elapsed();
+        if let Some(line) = line {
+            // Beside the next wait: a server that is slow to let go does not upset the rhythm.
+            tokio::spawn(async move {
+                line.leave().await;
+                drop(turn);
+            });
+        }
         if took > self.check.timeout + self.check.interval {
             // The time ran out while we did not run (stopped, starved): no fault of the server.
             return self.note(Found::Void("our own clock was late".into()), took);
@@ -169,44 +174,6 @@ impl Subject {
             false => tracing::warn!("server `{server}` is {state}: {why}({count} of {count} checks failed)"),
         }
     }
-}
-
-async fn ask(target: SocketAddr, check: &HealthCheck) -> Found {
-    let answer = match check.kind {
-        CheckKind::Tcp => timeout(check.timeout, connect(target)).await,
-    };
-    match answer {
-        Ok(Ok(())) => Found::Ok,
-        Ok(Err(error)) if is_ours(&error) => Found::Void(plain(&error)),
-        Ok(Err(error)) => Found::Failed(plain(&error)),
-        Err(_) => Found::Failed(format!("no answer within {:?}", check.timeout)),
-    }
-}
-
-/// Connects and takes leave with a FIN.
-async fn connect(target: SocketAddr) -> io::Result<()> {
-    let mut stream = TcpStream::connect(target).await?;
-    // On loopback a connect to a free port of the ephemeral range can meet itself: TCP allows
-    // both ends to be one socket. Nobody listens there.
-    if stream.local_addr()? == stream.peer_addr()? {
-        return Err(io::ErrorKind::ConnectionRefused.into());
-    }
-    // A server that has hung up already was there: how it takes our leave does not matter.
-    let _ = stream.shutdown().await;
-    Ok(())
-}
-
-/// Errors of our own machine, which say nothing of the server: no descriptors, ports or memory.
-fn is_ours(error: &io::Error) -> bool {
-    const OURS: [i32; 5] = [libc::EMFILE, libc::ENFILE, libc::EADDRNOTAVAIL, libc::ENOBUFS, libc::ENOMEM];
-    error.raw_os_error().is_some_and(|errno| OURS.contains(&errno))
-}
-
-/// "connection refused" for "Connection refused (os error 111)".
-fn plain(error: &io::Error) -> String {
-    let text = error.to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    text.to_lowercase()
 }
 
 #[cfg(test)]
@@ -295,14 +262,5 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         assert_eq!((state(&desk), checked.failed.get()), (State::Up, 0));
-    }
-
-    #[test]
-    fn our_own_shortages_are_not_the_servers_fault() {
-        for errno in [libc::EMFILE, libc::EADDRNOTAVAIL] {
-            assert!(is_ours(&io::Error::from_raw_os_error(errno)));
-        }
-        assert!(!is_ours(&io::Error::from_raw_os_error(libc::ECONNREFUSED)));
-        assert_eq!(plain(&io::Error::from_raw_os_error(libc::EHOSTUNREACH)), "no route to host");
     }
 }

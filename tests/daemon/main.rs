@@ -5,6 +5,7 @@ mod support;
 
 mod account; // every connection ends in one word, and all views tell the same one
 mod admission; // who may come in
+mod checks; // health checks, of servers that answer well and badly
 mod choose; // which server, and what happens when it does not take the client
 mod exhausted; // descriptors and ports run out
 mod fallback; // io_uring is denied, missing or short of something

@@ -9,14 +9,19 @@ use crate::support::proc::{self, Proc, Spec, TempDir};
 use crate::support::record::word;
 use crate::support::{PATIENCE, eventually, free_port};
 
-struct MariaDb {
-    port: u16,
-    _process: Proc,
+pub struct MariaDb {
+    pub port: u16,
+    process: Proc,
     _dir: TempDir,
 }
 
 impl MariaDb {
-    fn start() -> MariaDb {
+    pub fn start() -> MariaDb {
+        MariaDb::start_with(&[])
+    }
+
+    /// The same with more arguments, such as `--max-connect-errors=3`.
+    pub fn start_with(more: &[&str]) -> MariaDb {
         let dir = TempDir::new("mariadb");
         let data = format!("--datadir={}", dir.join("data").display());
         let mut install = Command::new("mariadb-install-db");
@@ -28,7 +33,7 @@ impl MariaDb {
         let mut command = Command::new("mariadbd");
         command.args(["--no-defaults", &data, "--bind-address=127.0.0.1", "--skip-name-resolve"]);
         command.args([format!("--port={port}"), format!("--socket={}", dir.join("socket").display())]);
-        command.arg("--innodb-flush-log-at-trx-commit=0").args(as_root());
+        command.arg("--innodb-flush-log-at-trx-commit=0").args(as_root()).args(more);
         command.env("PATH", format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default()));
         // Nothing in this directory is worth a shutdown of some seconds.
         let spec = Spec { name: "mariadb".into(), command, user: None, end: Signal::SIGKILL };
@@ -38,7 +43,12 @@ impl MariaDb {
             let output = client("mariadb", port).args(["-e", "select 1"]).output().expect("mariadb runs");
             output.status.success().then_some(())
         });
-        MariaDb { port, _process: process, _dir: dir }
+        MariaDb { port, process, _dir: dir }
+    }
+
+    /// What it has to say: MariaDB logs to stderr.
+    pub fn log(&self) -> String {
+        self.process.stderr()
     }
 }
 
@@ -57,7 +67,7 @@ fn client(program: &str, port: u16) -> Command {
 
 /// What a statement prints, without headings.
 #[track_caller]
-fn ask(port: u16, statement: &str) -> String {
+pub fn ask(port: u16, statement: &str) -> String {
     proc::run(client("mariadb", port).args(["-N", "-B", "-e", statement]))
 }
 

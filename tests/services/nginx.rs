@@ -15,21 +15,26 @@ const BIG_BYTES: u64 = 10 << 20;
 /// Both servers give the same bytes, so a download may come from either.
 const BIG_SEED: u64 = 7;
 
-struct Nginx {
+pub struct Nginx {
     process: Proc,
-    port: u16,
-    _dir: TempDir,
+    pub port: u16,
+    dir: TempDir,
 }
 
 impl Nginx {
     /// Serves `/small` (a few bytes) and `/big` (10 MiB).
-    fn start() -> Nginx {
+    pub fn start() -> Nginx {
+        Nginx::start_with("")
+    }
+
+    /// The same with more lines for its `server`.
+    pub fn start_with(more: &str) -> Nginx {
         let dir = TempDir::new("nginx");
         let port = free_port();
         fs::write(dir.join("small"), "the small one\n").expect("a file to serve");
         let big = fs::File::create(dir.join("big")).expect("a file to serve");
         stream::send(big, BIG_SEED, 0..BIG_BYTES).expect("a file to serve");
-        fs::write(dir.join("nginx.conf"), config(&dir, port)).expect("its configuration");
+        fs::write(dir.join("nginx.conf"), config(&dir, port, more)).expect("its configuration");
         let mut command = Command::new("nginx");
         command.arg("-c").arg(dir.join("nginx.conf")).arg("-e").arg(dir.join("error.log"));
         // Debian keeps it in /usr/sbin, which is not in everybody's PATH.
@@ -38,7 +43,17 @@ impl Nginx {
         let spec = Spec { name: "nginx".into(), command, user: None, end: Signal::SIGTERM };
         let mut process = Proc::start(&spec, dir.path()).expect("nginx starts");
         wait_for_port(port, || process.try_wait().is_none());
-        Nginx { process, port, _dir: dir }
+        Nginx { process, port, dir }
+    }
+
+    /// A file of its directory, such as `error.log`; empty where there is none.
+    pub fn file(&self, name: &str) -> String {
+        fs::read_to_string(self.dir.join(name)).unwrap_or_default()
+    }
+
+    /// Writes a file that it serves.
+    pub fn serve(&self, name: &str, text: &str) {
+        fs::write(self.dir.join(name), text).expect("a file to serve");
     }
 
     /// Cuts what is open, and returns when the port refuses.
@@ -50,7 +65,7 @@ impl Nginx {
 }
 
 /// All that nginx would otherwise write to the system's directories goes to `dir`.
-fn config(dir: &TempDir, port: u16) -> String {
+fn config(dir: &TempDir, port: u16, more: &str) -> String {
     let here = dir.path().display();
     // Workers would otherwise drop to a user who may not read the directory.
     let user = if proc::is_root() { "user root;" } else { "" };
@@ -60,7 +75,7 @@ fn config(dir: &TempDir, port: u16) -> String {
         "daemon off; {user} worker_processes 2; pid {here}/pid; error_log {here}/error.log;\n\
          events {{ worker_connections 1024; }}\n\
          http {{\n{paths}  access_log off; root {here}; keepalive_requests 1000000;\n\
-         \x20 server {{ listen 127.0.0.1:{port}; }}\n}}\n"
+         \x20 server {{ listen 127.0.0.1:{port}; {more} }}\n}}\n"
     )
 }
 

@@ -18,19 +18,22 @@ use crate::support::{PATIENCE, eventually, free_port};
 const USER: &str = "postgres";
 
 /// A server with pgbench's tables in it.
-struct Postgres {
+pub struct Postgres {
     process: Proc,
-    port: u16,
+    pub port: u16,
     dir: TempDir,
 }
 
 impl Postgres {
     fn start() -> Postgres {
-        let dir = TempDir::new("postgres");
-        if proc::is_root() {
-            proc::run(Command::new("chown").arg(USER).arg(dir.path()));
-        }
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("a directory to share");
+        let server = Postgres::start_empty();
+        proc::run(pgbench(server.port).args(["-i", "-q", "-s", "1"]));
+        server
+    }
+
+    /// Without the tables.
+    pub fn start_empty() -> Postgres {
+        let dir = own_directory();
         let data = dir.join("data");
         proc::run(
             as_postgres(&tool("initdb"))
@@ -38,14 +41,40 @@ impl Postgres {
                 .arg(&data),
         );
         let port = free_port();
-        let process = postmaster(&dir, port);
-        let server = Postgres { process, port, dir };
-        proc::run(pgbench(port).args(["-i", "-q", "-s", "1"]));
-        server
+        Postgres { process: postmaster(&dir, port), port, dir }
+    }
+
+    /// A streaming replica of this server.
+    pub fn replica(&self) -> Postgres {
+        let dir = own_directory();
+        let mut copy = as_postgres(&tool("pg_basebackup"));
+        copy.args(["-h", "127.0.0.1", "-U", USER, "-p", &self.port.to_string(), "-c", "fast", "-R", "-D"]);
+        proc::run(copy.arg(dir.join("data")));
+        let port = free_port();
+        Postgres { process: postmaster(&dir, port), port, dir }
+    }
+
+    /// What a statement gives, without headings.
+    #[track_caller]
+    pub fn sql(&self, statement: &str) -> String {
+        proc::run(&mut psql(self.port, statement))
+    }
+
+    /// Who may log in and how, in the words of pg_hba.conf.
+    #[track_caller]
+    pub fn admit(&self, rules: &str) {
+        let own = "local all all trust\nhost all postgres 127.0.0.1/32 trust\n";
+        fs::write(self.dir.join("data/pg_hba.conf"), format!("{own}{rules}\n")).expect("its rules");
+        self.sql("select pg_reload_conf()");
+    }
+
+    /// What it has to say: PostgreSQL logs to stderr.
+    pub fn log(&self) -> String {
+        self.process.stderr()
     }
 
     /// `pg_ctl stop -m fast`: cuts the sessions, and returns when the port refuses.
-    fn stop_fast(&mut self) {
+    pub fn stop_fast(&mut self) {
         self.process.signal(Signal::SIGINT);
         self.process.wait_within(PATIENCE);
         wait_for_refusal(self.port);
@@ -54,6 +83,16 @@ impl Postgres {
     fn start_again(&mut self) {
         self.process = postmaster(&self.dir, self.port);
     }
+}
+
+/// A directory that PostgreSQL's user can write to.
+fn own_directory() -> TempDir {
+    let dir = TempDir::new("postgres");
+    if proc::is_root() {
+        proc::run(Command::new("chown").arg(USER).arg(dir.path()));
+    }
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("a directory to share");
+    dir
 }
 
 /// Starts the postmaster on that port and waits until it answers queries.
@@ -100,10 +139,14 @@ fn pgbench(port: u16) -> Command {
 
 /// One session with one query, by the usual client.
 fn query(port: u16) -> Output {
+    psql(port, "select 6 * 7").output().expect("psql runs")
+}
+
+fn psql(port: u16, statement: &str) -> Command {
     let mut command = Command::new("psql");
     command.args(["-X", "-A", "-t", "-h", "127.0.0.1", "-U", USER, "-d", USER, "-p", &port.to_string()]);
-    command.args(["-c", "select 6 * 7"]).env("PGCONNECT_TIMEOUT", "10").stdin(Stdio::null());
-    command.output().expect("psql runs")
+    command.args(["-c", statement]).env("PGCONNECT_TIMEOUT", "10").stdin(Stdio::null());
+    command
 }
 
 /// `count` sessions, `parallel` at a time; what went wrong in those that failed.

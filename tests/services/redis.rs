@@ -9,14 +9,19 @@ use crate::support::free_port;
 use crate::support::proc::{self, Proc, Spec, TempDir};
 use crate::support::record::word;
 
-struct Redis {
-    port: u16,
+pub struct Redis {
+    pub port: u16,
     _process: Proc,
     _dir: TempDir,
 }
 
 impl Redis {
-    fn start() -> Redis {
+    pub fn start() -> Redis {
+        Redis::start_with(&[])
+    }
+
+    /// The same with more arguments, such as `--replicaof 127.0.0.1 6379`.
+    pub fn start_with(more: &[&str]) -> Redis {
         let dir = TempDir::new("redis");
         let port = free_port();
         let mut command = Command::new("redis-server");
@@ -30,11 +35,16 @@ impl Redis {
             "--appendonly",
             "no",
         ]);
-        command.arg("--dir").arg(dir.path());
+        command.arg("--dir").arg(dir.path()).args(more);
         let spec = Spec { name: "redis".into(), command, user: None, end: Signal::SIGTERM };
         let mut process = Proc::start(&spec, dir.path()).expect("redis-server starts");
         wait_for_port(port, || process.try_wait().is_none());
         Redis { port, _process: process, _dir: dir }
+    }
+
+    /// What a command prints.
+    pub fn cli(&self, words: &[&str]) -> String {
+        proc::run(Command::new("redis-cli").args(["-p", &self.port.to_string()]).args(words))
     }
 
     /// How often the server itself has run that command.

@@ -11,37 +11,37 @@ struct Absence {
 
 const ABSENCES: &[Absence] = &[
     Absence {
-        planes: &["core"],
+        planes: &["core", "wire"],
         words: &["Instant::now", "SystemTime"],
         lesson: "a core never reads the clock: take `now` as an argument",
     },
     Absence {
-        planes: &["core"],
+        planes: &["core", "wire"],
         words: &["TcpStream", "TcpListener", "TcpSocket", "UdpSocket", "std::fs"],
         lesson: "a core does no I/O: take what was read as an argument and return what is to be done",
     },
     Absence {
-        planes: &["core"],
+        planes: &["core", "wire"],
         words: &["fastrand", "rand"],
         lesson: "a core draws no randomness of its own: take a random number as an argument",
     },
     Absence {
-        planes: &["core"],
+        planes: &["core", "wire"],
         words: &["Mutex", "RwLock"],
         lesson: "a core takes no lock: use atomics, or `&mut self` and let the caller keep it",
     },
     Absence {
-        planes: &["core"],
+        planes: &["core", "wire"],
         words: &["async", "thread"],
         lesson: "a core does not run by itself: return a value and let a doer wait or spawn",
     },
     Absence {
-        planes: &["core", "data", "net"],
+        planes: &["core", "wire", "data", "net"],
         words: &["tracing", "println!", "eprintln!", "print!", "eprint!"],
         lesson: "this plane writes nothing: return an error or fill the record, which `data/close.rs` hands on",
     },
     Absence {
-        planes: &["core", "data", "net", "control"],
+        planes: &["core", "wire", "data", "net", "control"],
         words: &["thread::sleep"],
         lesson: "this would stop every connection or every doer of its thread: await the executor's or tokio's sleep",
     },

@@ -11,7 +11,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // The demo's sample servers close their listeners as carefully as the data plane does, with `sys`.
     ("cli", &["config", "run", "core", "control", "sys"]),
     ("run", &["control", "data", "config", "snapshot", "orders", "live", "telemetry", "net", "sys", "core"]),
-    ("control", &["config", "snapshot", "live", "orders", "core", "telemetry", "sys"]),
+    ("control", &["config", "snapshot", "live", "orders", "core", "wire", "telemetry", "sys"]),
     ("data", &["snapshot", "live", "orders", "net", "core", "telemetry", "config::plan"]),
     ("net", &["sys"]),
     ("orders", &["snapshot"]),
@@ -20,6 +20,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("telemetry", &["core", "config::plan"]),
     ("config", &["core"]),
     ("core", &[]),
+    ("wire", &[]),
     ("sys", &[]),
 ];
 

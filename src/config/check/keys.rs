@@ -237,7 +237,27 @@ pub const SERVER: Keys = Keys {
 
 pub const HEALTH_CHECK: Keys = Keys {
     header: "[pool.NAME.health_check]",
-    names: &["type", "interval", "timeout", "rise", "fall", "jitter", "port"],
+    names: &[
+        "type",
+        "interval",
+        "timeout",
+        "rise",
+        "fall",
+        "jitter",
+        "port",
+        "method",
+        "path",
+        "host",
+        "expect",
+        "expect_body",
+        "expect_headers",
+        "role",
+        "max_lag",
+        "user",
+        "password_file",
+        "database",
+        "steps",
+    ],
     foreign: &[
         ("inter", "interval"),
         ("period", "interval"),
@@ -246,6 +266,27 @@ pub const HEALTH_CHECK: Keys = Keys {
         ("unhealthy_threshold", "fall"),
         ("fails", "fall"),
         ("protocol", "type"),
+        ("uri", "path"),
+        ("url", "path"),
+        ("status", "expect"),
+        ("expected_statuses", "expect"),
+        ("http_check", "type"),
+        ("username", "user"),
+        ("dbname", "database"),
+        ("maximum_lag_on_failover", "max_lag"),
+        ("auth_pass", "password_file"),
+        ("password", "password_file"),
+    ],
+};
+
+pub const STEP: Keys = Keys {
+    header: "a table of `steps`",
+    names: &["send", "expect", "send_hex", "expect_hex"],
+    foreign: &[
+        ("string", "expect"),
+        ("receive", "expect"),
+        ("send_binary", "send_hex"),
+        ("binary", "expect_hex"),
     ],
 };
 
@@ -296,7 +337,7 @@ pub const TABLES: [&Keys; 10] = [
 ];
 
 /// Every kind of table, in the order of the reference.
-pub const ALL: [&Keys; 14] = [
+pub const ALL: [&Keys; 15] = [
     &ROOT,
     &PROCESS,
     &ADMIN,
@@ -309,6 +350,7 @@ pub const ALL: [&Keys; 14] = [
     &QUEUE,
     &SERVER,
     &HEALTH_CHECK,
+    &STEP,
     &OUTLIER_DETECTION,
     &CIRCUIT_BREAKER,
 ];

@@ -7,13 +7,17 @@ mod across;
 mod address; // an IP address and a port
 mod admission; // who may come in at a listener
 mod common; // [defaults], and what listeners and pools share
+mod health_check; // [pool.NAME.health_check]: its pace
 pub mod keys; // which keys there are, and what others call them
 mod leaf; // single values
+mod login; // who logs in for a check, and the file of the password
 mod listener; // [listener.NAME]
 mod pool; // [pool.NAME] and its servers
 mod prefix; // a network of addresses
 mod survival; // what a pool does about servers that fail
+mod probe; // and what it asks
 mod process; // [process], [admin], [log]
+mod steps; // of a check in the operator's own words
 mod section; // one table under its rules // what must fit together: pools, ports, loops
 
 use super::file::{Entry, File, Kind, Value};

@@ -6,18 +6,17 @@ use std::ops::Range;
 
 use super::address::address;
 use super::common::{self, Common};
-use super::leaf::{self, Span};
+use super::health_check::health_check;
+use super::leaf;
 use super::listener::missing;
 use super::section::{Field, Section};
 use super::{check_name, keys, survival};
 use crate::config::file::{Entry, Kind, Value};
 use crate::config::mistake::{Code, Mistake, Mistakes, quoted};
-use crate::config::plan::{Balance, CheckKind, HashKey, HealthCheck, OnNoServer, OnServerDown, Pool, Server};
+use crate::config::plan::{Balance, HashKey, OnNoServer, OnServerDown, Pool, Server};
 
 /// A weight beyond this is a slip; shares finer than a thousandth mean nothing for connections.
 const WEIGHT_MAX: i64 = 1000;
-/// Results in a row; beyond, a server would hardly ever change its state.
-const ROW_MAX: i64 = 1000;
 
 /// A pool with the places that [`super::across`] may point at.
 #[derive(Debug)]
@@ -198,48 +197,5 @@ fn check_unique(servers: &[ServerAt], found: &mut Mistakes) {
         }
         addresses.entry(address).or_insert(server);
         names.entry(&server.plan.name).or_insert(server);
-    }
-}
-
-fn health_check(pool: &str, field: Field<'_>, found: &mut Mistakes) -> Option<HealthCheck> {
-    let table = leaf::table(field, "a table such as { type = \"tcp\" }", found)?;
-    let section = Section::read(format!("pool.{pool}.health_check"), table, &keys::HEALTH_CHECK, found);
-    let mut check = HealthCheck::default();
-    if let Some(field) = section.get("type") {
-        check.kind = leaf::word(field, CheckKind::ALL, CheckKind::word, &[], found).unwrap_or(check.kind);
-    }
-    if let Some(field) = section.get("interval") {
-        check.interval = leaf::duration(field, Span::Positive, found).unwrap_or(check.interval);
-    }
-    if let Some(field) = section.get("timeout") {
-        check.timeout = leaf::duration(field, Span::Positive, found).unwrap_or(check.timeout);
-    }
-    check.rise = in_a_row(&section, "rise", found).unwrap_or(check.rise);
-    check.fall = in_a_row(&section, "fall", found).unwrap_or(check.fall);
-    if let Some(field) = section.get("jitter") {
-        check.jitter = leaf::percent(field, found).unwrap_or(check.jitter);
-    }
-    if let Some(field) = section.get("port") {
-        check.port = leaf::number(field, 1, 65_535, found).and_then(|port| u16::try_from(port).ok());
-    }
-    check_pace(&section, &check, found);
-    Some(check)
-}
-
-fn in_a_row(section: &Section<'_>, key: &'static str, found: &mut Mistakes) -> Option<u32> {
-    let field = section.get(key)?;
-    leaf::number(field, 1, ROW_MAX, found).and_then(|count| u32::try_from(count).ok())
-}
-
-fn check_pace(section: &Section<'_>, check: &HealthCheck, found: &mut Mistakes) {
-    let written = section.get("timeout").or_else(|| section.get("interval"));
-    if let Some(field) = written.filter(|_| check.timeout > check.interval) {
-        let message = "a health check may take longer than the time between two checks";
-        let (timeout, interval) = (check.timeout, check.interval);
-        found.add(
-            Mistake::new(Code::SlowCheck, field.value.span.clone(), message)
-                .label(format!("timeout {timeout:?}, interval {interval:?}"))
-                .help("let `timeout` be no longer than `interval`"),
-        );
     }
 }

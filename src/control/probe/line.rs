@@ -1,0 +1,192 @@
+//! A connection to a server under check: every read is bounded, and its end is in good order.
+//!
+//! Knows no protocol. A socket that is closed with bytes unread sends a reset, which servers log
+//! and some count against us (MySQL blocks hosts for it), so [`Line::leave`] says what the protocol
+//! says at the end, ends our direction, and hears the server out for a while.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::control::checks::Found;
+use crate::wire::{Halt, Parsed};
+
+/// What one check may hear in all: the longest answer that is kept (an HTTP body of 64 KiB and its
+/// head), with room for how it is wrapped.
+const HEARD_MAX: usize = 128 * 1024;
+/// One read.
+const READ_BYTES: usize = 8 * 1024;
+/// How long a server may take to end its side after we have ended ours. It needs one round trip;
+/// a server that never does holds a descriptor for no longer.
+const LEAVE_WITHIN: Duration = Duration::from_millis(500);
+/// What is heard out and thrown away meanwhile: a download that nobody wanted has no end.
+const THROWN_AWAY_MAX: usize = 1024 * 1024;
+
+pub struct Line {
+    stream: TcpStream,
+    /// Read, and not yet taken.
+    heard: Vec<u8>,
+    /// Bytes that may still be read.
+    budget: usize,
+    awaited: &'static str,
+    goodbye: &'static [u8],
+}
+
+/// Why a check is not passed.
+#[derive(Debug)]
+pub enum Fault {
+    /// The server's; one clause.
+    Theirs(String),
+    /// Our own machine's, which says nothing of the server.
+    Ours(String),
+}
+
+impl Fault {
+    pub fn theirs(why: impl Into<String>) -> Self {
+        Fault::Theirs(why.into())
+    }
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        if is_ours(&error) { Fault::Ours(plain(&error)) } else { Fault::Theirs(plain(&error)) }
+    }
+}
+
+impl From<Fault> for Found {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Theirs(why) => Found::Failed(why),
+            Fault::Ours(why) => Found::Void(why),
+        }
+    }
+}
+
+impl Line {
+    pub async fn open(target: SocketAddr) -> Result<Line, Fault> {
+        let stream = TcpStream::connect(target).await?;
+        // On loopback a connect to a free port of the ephemeral range can meet itself: TCP allows
+        // both ends to be one socket. Nobody listens there.
+        if stream.local_addr()? == stream.peer_addr()? {
+            return Err(io::Error::from(io::ErrorKind::ConnectionRefused).into());
+        }
+        let _ = stream.set_nodelay(true); // at worst the answer comes later
+        Ok(Line { stream, heard: Vec::new(), budget: HEARD_MAX, awaited: "answer", goodbye: b"" })
+    }
+
+    pub fn peer(&self) -> io::Result<SocketAddr> {
+        self.stream.peer_addr()
+    }
+
+    pub fn local(&self) -> io::Result<SocketAddr> {
+        self.stream.local_addr()
+    }
+
+    /// What was waited for last, as in "no answer to PING within 1s".
+    pub fn awaited(&self) -> &'static str {
+        self.awaited
+    }
+
+    /// What the server is to hear at the end, once it would understand it.
+    pub fn will_say(&mut self, goodbye: &'static [u8]) {
+        self.goodbye = goodbye;
+    }
+
+    pub async fn say(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+        Ok(self.stream.write_all(bytes).await?)
+    }
+
+    /// Hears what `parse` finds; `what` is its name, such as "answer to PING".
+    pub async fn hear<T>(
+        &mut self,
+        what: &'static str,
+        parse: impl Fn(&[u8]) -> Parsed<T>,
+    ) -> Result<T, Fault> {
+        self.awaited = what;
+        loop {
+            match parse(&self.heard) {
+                Ok((value, used)) => {
+                    self.heard.drain(..used);
+                    return Ok(value);
+                }
+                Err(Halt::Malformed(why)) => return Err(Fault::theirs(why)),
+                Err(Halt::NeedMore) if self.more().await? => {}
+                Err(Halt::NeedMore) => {
+                    return Err(Fault::theirs(format!("closed the connection, and sent no {what}")));
+                }
+            }
+        }
+    }
+
+    /// Hears the next bytes, whatever they are; nothing at the end of the connection.
+    pub async fn hear_some(&mut self, what: &'static str) -> Result<Vec<u8>, Fault> {
+        self.awaited = what;
+        if self.heard.is_empty() {
+            self.more().await?;
+        }
+        Ok(std::mem::take(&mut self.heard))
+    }
+
+    /// Reads once. `false`: the server has ended.
+    async fn more(&mut self) -> Result<bool, Fault> {
+        if self.budget == 0 {
+            return Err(Fault::theirs(format!("sent more than {HEARD_MAX} bytes")));
+        }
+        let mut chunk = [0; READ_BYTES];
+        let room = self.budget.min(READ_BYTES);
+        let read = self.stream.read(&mut chunk[..room]).await?;
+        self.budget -= read;
+        self.heard.extend_from_slice(&chunk[..read]);
+        Ok(read > 0)
+    }
+
+    /// Ends the connection in good order. How the server takes it does not matter.
+    pub async fn leave(mut self) {
+        let _ = timeout(LEAVE_WITHIN, self.hear_out()).await;
+    }
+
+    async fn hear_out(&mut self) -> io::Result<()> {
+        self.stream.write_all(self.goodbye).await?;
+        self.stream.shutdown().await?;
+        let mut chunk = [0; READ_BYTES];
+        let mut thrown_away = 0;
+        while thrown_away < THROWN_AWAY_MAX {
+            match self.stream.read(&mut chunk).await? {
+                0 => break,
+                read => thrown_away += read,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Errors of our own machine, which say nothing of the server: no descriptors, ports or memory.
+fn is_ours(error: &io::Error) -> bool {
+    const OURS: [i32; 5] = [libc::EMFILE, libc::ENFILE, libc::EADDRNOTAVAIL, libc::ENOBUFS, libc::ENOMEM];
+    error.raw_os_error().is_some_and(|errno| OURS.contains(&errno))
+}
+
+/// "connection refused" for "Connection refused (os error 111)".
+fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    text.to_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_own_shortages_are_not_the_servers_fault() {
+        for errno in [libc::EMFILE, libc::EADDRNOTAVAIL] {
+            assert!(is_ours(&io::Error::from_raw_os_error(errno)));
+        }
+        assert!(!is_ours(&io::Error::from_raw_os_error(libc::ECONNREFUSED)));
+        assert_eq!(plain(&io::Error::from_raw_os_error(libc::EHOSTUNREACH)), "no route to host");
+    }
+}

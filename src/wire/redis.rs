@@ -1,0 +1,110 @@
+//! RESP, as much as a health check needs: commands, and the two replies that it looks at.
+//!
+//! Of `ROLE` only the first word is read: what follows is as long as the primary has replicas.
+
+use super::{Halt, Parsed, line};
+
+/// Asks for the end of the connection: the server sends its `+OK` and closes.
+pub const QUIT: &[u8] = b"*1\r\n$4\r\nQUIT\r\n";
+
+/// A status or an error has no bound of its own; none that Redis sends is near this.
+const LINE_MAX: usize = 1024;
+
+/// What a reply says: a status such as `PONG`, or an error such as `LOADING ...`.
+pub type Said = Result<Vec<u8>, Vec<u8>>;
+
+/// A command with its arguments.
+pub fn command(words: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
+    for word in words {
+        bytes.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
+        bytes.extend_from_slice(word);
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes
+}
+
+/// The reply to `PING` or `AUTH`.
+pub fn status(bytes: &[u8]) -> Parsed<Said> {
+    match bytes.first() {
+        None => Err(Halt::NeedMore),
+        Some(b'+') => text(bytes).map(|(text, used)| (Ok(text), used)),
+        Some(b'-') => text(bytes).map(|(text, used)| (Err(text), used)),
+        Some(_) => Err(Halt::Malformed("speaks no Redis")),
+    }
+}
+
+/// The first word of the reply to `ROLE`: `master`, `slave` or `sentinel`.
+pub fn role(bytes: &[u8]) -> Parsed<Said> {
+    match bytes.first() {
+        None => return Err(Halt::NeedMore),
+        Some(b'-') => return text(bytes).map(|(text, used)| (Err(text), used)),
+        Some(b'*') => {}
+        Some(_) => return Err(Halt::Malformed("sent no answer to ROLE")),
+    }
+    let (_, array) = text(bytes)?;
+    let (length, word) = text(&bytes[array..])?;
+    let is_bulk = bytes[array] == b'$';
+    let length: Option<usize> = std::str::from_utf8(&length).ok().and_then(|length| length.parse().ok());
+    let length = length.filter(|length| is_bulk && *length <= LINE_MAX);
+    let length = length.ok_or(Halt::Malformed("sent no answer to ROLE"))?;
+    let start = array + word;
+    let word = bytes.get(start..start + length).ok_or(Halt::NeedMore)?;
+    Ok((Ok(word.to_vec()), start + length))
+}
+
+/// A line without its first byte.
+fn text(bytes: &[u8]) -> Parsed<Vec<u8>> {
+    let (line, used) = line(bytes, LINE_MAX, "sent a line without end")?;
+    Ok((line.get(1..).unwrap_or_default().to_vec(), used))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_command_is_exactly_this() {
+        assert_eq!(command(&[b"PING"]), b"*1\r\n$4\r\nPING\r\n");
+        assert_eq!(command(&[b"AUTH", b"a\r\nb"]), b"*2\r\n$4\r\nAUTH\r\n$4\r\na\r\nb\r\n");
+        assert_eq!(command(&[b"QUIT"]), QUIT);
+    }
+
+    #[test]
+    fn a_status_is_told_from_an_error() {
+        assert_eq!(status(b"+PONG\r\n+OK\r\n"), Ok((Ok(b"PONG".to_vec()), 7)));
+        assert_eq!(status(b"-LOADING wait\r\n"), Ok((Err(b"LOADING wait".to_vec()), 15)));
+        assert_eq!(status(b"+PON"), Err(Halt::NeedMore));
+        assert_eq!(status(b"HTTP/1.1 400"), Err(Halt::Malformed("speaks no Redis")));
+        assert!(matches!(status(&[b'+'; LINE_MAX]), Err(Halt::Malformed(_))));
+    }
+
+    #[test]
+    fn the_role_is_the_first_word_of_its_reply() {
+        let primary = b"*3\r\n$6\r\nmaster\r\n:3129659\r\n*0\r\n";
+        assert_eq!(role(primary), Ok((Ok(b"master".to_vec()), 14)));
+        let replica = b"*5\r\n$5\r\nslave\r\n$9\r\n127.0.0.1\r\n:6379\r\n$9\r\nconnected\r\n:1\r\n";
+        assert_eq!(role(replica), Ok((Ok(b"slave".to_vec()), 13)));
+        assert_eq!(role(b"-NOPERM no\r\n"), Ok((Err(b"NOPERM no".to_vec()), 12)));
+        for wrong in [&b"+OK\r\n"[..], b"*1\r\n:5\r\n", b"*1\r\n$-1\r\n", b"*1\r\n$99999999999999999999\r\n"]
+        {
+            assert!(matches!(role(wrong), Err(Halt::Malformed(_))), "{wrong:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_the_same_whether_they_come_at_once_or_not(
+            start in prop::sample::select(vec!["", "+", "-", "*3\r\n$6\r\nmas", "*1\r\n$"]),
+            rest in prop::collection::vec(any::<u8>(), 0..60),
+        ) {
+            let bytes = [start.as_bytes(), &rest].concat();
+            for parse in [status, role] {
+                let grown = (0..=bytes.len()).map(|end| parse(&bytes[..end])).find(|read| *read != Err(Halt::NeedMore));
+                prop_assert_eq!(grown.unwrap_or(Err(Halt::NeedMore)), parse(&bytes));
+            }
+        }
+    }
+}
