@@ -4,6 +4,8 @@
 //! to snapshot. Nothing here decides anything; what is counted is given back by `Drop`.
 
 pub mod gate; // what a listener remembers of its clients' sources
+mod guard; // may a server be tried
+mod line; // who waits for one
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
@@ -12,12 +14,17 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use self::gate::Gate;
+pub use guard::{Circuit, Guard, Pass, Rules, Watched};
+pub use line::{Line, Ticket};
+
 use crate::core::affinity::{Key, Table};
+use crate::core::budget::Budget;
 use crate::core::latency::Latency;
 use crate::core::limit::Places;
+use crate::core::outlier::Ward;
 use crate::core::slow_start::Share;
 use crate::telemetry::counters::PerWorker;
-use crate::telemetry::stats::{ListenerStats, ServerStats};
+use crate::telemetry::stats::{ListenerStats, PoolStats, ServerStats};
 
 /// A limit that can be waited for.
 #[derive(Debug)]
@@ -25,7 +32,8 @@ pub struct Room {
     places: Places,
     /// Set while `waiting` holds anybody, so that giving back a place costs no lock otherwise.
     is_awaited: AtomicBool,
-    /// One entry for each waiting accept loop: listeners x workers at the most.
+    /// Accept loops that wait, and clients that are called out of a pool's line: one entry for a
+    /// task, and so never more than connections and listeners.
     waiting: Mutex<Vec<Waker>>,
 }
 
@@ -48,19 +56,31 @@ impl Room {
         if let Some(permit) = self.take() {
             return Poll::Ready(permit);
         }
+        self.await_place(cx);
+        match self.take() {
+            Some(permit) => Poll::Ready(permit),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Ends when there is a place, which somebody else may take first.
+    pub fn poll_free(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.is_full() {
+            self.await_place(cx);
+        }
+        if self.is_full() { Poll::Pending } else { Poll::Ready(()) }
+    }
+
+    fn await_place(&self, cx: &Context<'_>) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
             waiting.push(cx.waker().clone());
         }
         self.is_awaited.store(true, Ordering::SeqCst);
         drop(waiting);
-        // A place given back between the first look and the flag woke nobody: look again. The fence
-        // pairs with the SeqCst of `give_back`: either we see the place, or it sees the flag.
+        // A place given back between the first look and the flag woke nobody: the caller looks again.
+        // The fence pairs with the SeqCst of `give_back`: either we see the place, or it sees the flag.
         fence(Ordering::SeqCst);
-        match self.take() {
-            Some(permit) => Poll::Ready(permit),
-            None => Poll::Pending,
-        }
     }
 
     /// A new limit; whoever waits looks again.
@@ -150,16 +170,66 @@ pub struct ListenerLive {
 }
 
 /// A pool's counts.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct PoolLive {
     /// Grows by one with each connection, over all workers: the place in the round.
     turn: AtomicU64,
     pub affinity: Affinity,
+    /// Which of its servers are ejected.
+    pub ward: Arc<Mutex<Ward>>,
+    /// Locked for each retry, and never for a connection that the first server takes.
+    budget: Mutex<Budget>,
+    /// Clients that wait for one of its servers.
+    pub line: Arc<Line>,
+    pub stats: PerWorker<PoolStats>,
 }
 
 impl PoolLive {
+    pub fn new(workers: usize) -> Arc<Self> {
+        Arc::new(PoolLive {
+            turn: AtomicU64::new(0),
+            affinity: Affinity::default(),
+            ward: Arc::default(),
+            budget: Mutex::default(),
+            line: Arc::default(),
+            stats: PerWorker::new(workers),
+        })
+    }
+
     pub fn next_turn(&self) -> u64 {
         self.turn.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Leave to retry, if the budget has any; `share` is what the plan allows.
+    pub fn retry(&self, share: f64, now: Instant) -> Option<Retry<'_>> {
+        let connections = self.turn.load(Ordering::Relaxed);
+        let may = self.budget().take(share, connections, now);
+        may.then_some(Retry { pool: self, found: None })
+    }
+
+    /// Whoever panicked in here has counted one retry or not.
+    fn budget(&self) -> MutexGuard<'_, Budget> {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Leave to make one retry. Dropping it tells the budget how it went.
+#[derive(Debug)]
+pub struct Retry<'a> {
+    pool: &'a PoolLive,
+    found: Option<bool>,
+}
+
+impl Retry<'_> {
+    /// It has found a server, or not.
+    pub fn end(mut self, found: bool) {
+        self.found = Some(found);
+    }
+}
+
+impl Drop for Retry<'_> {
+    fn drop(&mut self) {
+        self.pool.budget().on_end(self.found);
     }
 }
 
@@ -260,6 +330,7 @@ pub struct ServerLive {
     pub room: Arc<Room>,
     pub warmup: Warmup,
     pub answers: Answers,
+    pub guard: Guard,
     pub stats: PerWorker<ServerStats>,
 }
 

@@ -4,7 +4,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use tidegate::config::plan::{Admin, Affinity, HealthCheck, Listener, Log, Plan, Pool, Process, Server};
+use tidegate::config::plan::{
+    Admin, Affinity, CircuitBreaker, HealthCheck, Listener, Log, OutlierDetection, Plan, Pool, Process,
+    Server,
+};
 use tidegate::config::{self, Colour, Format};
 
 fn conf() -> PathBuf {
@@ -54,7 +57,12 @@ fn the_reference_shows_the_defaults() {
         _ => Server::from(server.address),
     };
     let servers: Vec<_> = pool.servers.iter().map(plain).collect();
-    let expected = Pool { health_check: Some(HealthCheck::default()), ..Pool::new("web", servers) };
+    let expected = Pool {
+        health_check: Some(HealthCheck::default()),
+        outlier_detection: Some(OutlierDetection::default()),
+        circuit_breaker: Some(CircuitBreaker::default()),
+        ..Pool::new("web", servers)
+    };
     assert_eq!(*pool, expected);
 }
 
@@ -83,11 +91,13 @@ fn the_reference_shows_every_key_in_its_table() {
         for key in keys.names {
             let is_shown = match keys.header {
                 "the file" => text.contains(&format!("\n[{key}")),
-                "retry" | "affinity" | "a table of `servers`" | "a table of `steps`" => {
+                "retry" | "queue" | "affinity" | "a table of `servers`" | "a table of `steps`" => {
                     text.contains(&format!(" {key} = "))
                 }
                 // A table of its own.
-                _ if ["access", "health_check"].contains(key) => text.contains(&format!(".{key}]\n")),
+                _ if ["access", "health_check", "circuit_breaker", "outlier_detection"].contains(key) => {
+                    text.contains(&format!(".{key}]\n"))
+                }
                 _ => below(&text, &header).lines().any(|line| line.starts_with(&format!("{key} = "))),
             };
             assert!(is_shown, "`{key}` of {} is not shown", keys.header);

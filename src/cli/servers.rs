@@ -53,6 +53,7 @@ mod tests {
             total: 4000,
             connect_failures: 0,
             last_check: None,
+            circuit: None,
         };
         let servers = [server("web1", "up", ""), server("web2", "down", "connection refused")];
         let expected = "\

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use super::plan::{
     AccessLog, AccessOutput, AccessWhen, Admin, Admission, AdmissionMode, Affinity, AffinityBy, Auto,
-    Balance, HashKey, HealthCheck, Http, Level, Listener, Log, LogFormat, Method, OnNoServer, Pool, Probe,
-    Process, Retry, Server, Statuses, Tcp, WhenFull,
+    Balance, CircuitBreaker, HashKey, HealthCheck, Http, Level, Listener, Log, LogFormat, Method, OnNoServer,
+    OnServerDown, OutlierDetection, Pool, Probe, Process, Queue, Retry, Server, Statuses, Tcp, WhenFull,
 };
 
 /// Where the configuration is looked for.
@@ -97,7 +97,22 @@ impl Default for Tcp {
 impl Default for Retry {
     /// Three: the server picked, and two more chances for the client.
     fn default() -> Self {
-        Retry { attempts: 3 }
+        Retry {
+            attempts: 3,
+            backoff: Duration::from_millis(50),
+            max_backoff: Duration::from_secs(1),
+            // A pool that is down gets a fifth more connects than its clients make, not three times as many.
+            budget: 0.2,
+            // As long as most clients wait for a connection themselves.
+            deadline: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for Queue {
+    /// Five seconds: longer than most restarts, shorter than the patience of most clients.
+    fn default() -> Self {
+        Queue { max: 1000, timeout: Duration::from_secs(5) }
     }
 }
 
@@ -119,6 +134,31 @@ impl Default for HealthCheck {
             // Spreads the checks of many balancers that were started together.
             jitter: 0.1,
             port: None,
+        }
+    }
+}
+
+impl Default for OutlierDetection {
+    fn default() -> Self {
+        OutlierDetection {
+            consecutive_failures: 5,
+            failure_ratio: 0.5,
+            // Fewer tell nothing: one of two failures may be chance.
+            min_connections: 20,
+            eject_for: Duration::from_secs(30),
+            max_ejected: 0.5,
+        }
+    }
+}
+
+impl Default for CircuitBreaker {
+    fn default() -> Self {
+        CircuitBreaker {
+            failures: 5,
+            window: Duration::from_secs(10),
+            // Long enough for a process to restart, short enough to be no outage of its own.
+            open_for: Duration::from_secs(5),
+            half_open_trials: 2,
         }
     }
 }
@@ -170,7 +210,11 @@ impl Pool {
             on_no_server: ON_NO_SERVER,
             slow_start: SLOW_START,
             fallback: None,
+            queue: None,
+            on_server_down: OnServerDown::Keep,
             health_check: None,
+            outlier_detection: None,
+            circuit_breaker: None,
         }
     }
 }

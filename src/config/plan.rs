@@ -13,8 +13,10 @@ use std::time::Duration;
 pub use crate::core::acl::Acl;
 pub use crate::core::affinity::By as AffinityBy;
 pub use crate::core::balance::{HashKey, Kind as Balance};
+pub use crate::core::breaker::Rules as CircuitBreaker;
 pub use crate::core::bucket::Rate;
 use crate::core::outcome::words;
+pub use crate::core::outlier::Rules as OutlierDetection;
 use crate::core::prefix::Prefix;
 pub use probe::{
     CheckKind, Http, Login, Method, Mysql, Password, Postgres, Probe, Redis, Role, Statuses, Step,
@@ -221,8 +223,15 @@ pub struct Pool {
     /// The pool that is asked when this one has no server left; it exists, and no chain of them comes
     /// back to where it began or is longer than [`FALLBACKS_MAX`].
     pub fallback: Option<String>,
+    pub on_server_down: OnServerDown,
+    /// The line for clients; `None`: nobody waits. Always there with [`OnNoServer::Queue`].
+    pub queue: Option<Queue>,
     /// `None`: the servers are taken to be up.
     pub health_check: Option<HealthCheck>,
+    /// `[pool.NAME.outlier_detection]`; `None`: no server is judged by its traffic.
+    pub outlier_detection: Option<OutlierDetection>,
+    /// `[pool.NAME.circuit_breaker]`; `None`: a server is tried however often it fails.
+    pub circuit_breaker: Option<CircuitBreaker>,
 }
 
 /// `affinity`: a client goes to the server that served it before, as long as that server can.
@@ -240,7 +249,31 @@ pub const FALLBACKS_MAX: usize = 4;
 
 words! {
     /// What a client gets when its pool has no server.
-    OnNoServer { Refuse = "refuse" }
+    OnNoServer {
+        /// It is reset.
+        Refuse = "refuse",
+        /// It waits in the pool's line.
+        Queue = "queue",
+    }
+}
+
+/// What becomes of connections whose server goes down by its checks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnServerDown {
+    /// They go on as long as they can.
+    Keep,
+    /// They are reset at once.
+    CloseConnections,
+    /// Those that are left after that time are reset, unless the server is up again by then.
+    Drain(Duration),
+}
+
+/// `queue`: clients that wait for a server with room, and with [`OnNoServer::Queue`] for any server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Queue {
+    /// Clients that wait at once; at least 1.
+    pub max: usize,
+    pub timeout: Duration,
 }
 
 /// One address that Tidegate connects to.
@@ -257,10 +290,17 @@ pub struct Server {
 }
 
 /// `retry`: what happens when a server does not take a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Retry {
-    /// Servers tried for one client, the first one included; at least 1.
+    /// Tries for one client, the first one included; at least 1.
     pub attempts: u32,
+    /// Pause before a server is asked a second time; it doubles with each time, up to `max_backoff`.
+    pub backoff: Duration,
+    pub max_backoff: Duration,
+    /// Share of the pool's traffic that retries in vain may be, 0.0 to 1.0.
+    pub budget: f64,
+    /// No try begins when one has taken so long already.
+    pub deadline: Duration,
 }
 
 /// `[pool.NAME.health_check]`

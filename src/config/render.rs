@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use super::defaults;
 use super::plan::{
-    AccessLog, AccessOutput, Admin, Admission, Affinity, Auto, HealthCheck, Listener, Log, Plan, Pool,
-    Process, Rate, Retry, Server, Tcp,
+    AccessLog, AccessOutput, Admin, Admission, Affinity, Auto, CircuitBreaker, HealthCheck, Listener, Log,
+    OnServerDown, OutlierDetection, Plan, Pool, Process, Queue, Rate, Retry, Server, Tcp,
 };
 use super::units::{write_duration, write_percent};
 use crate::core::prefix::Prefix;
@@ -169,9 +169,7 @@ fn pool(pool: &Pool, out: &mut Out) {
         let _ = writeln!(out.text, "  {},", server(it));
     }
     out.text.push_str("]\n");
-    out.unless("retry", &pool.retry, &Retry::default(), |retry| {
-        format!("{{ attempts = {} }}", retry.attempts)
-    });
+    out.unless("retry", &pool.retry, &Retry::default(), retry);
     out.unless("connect_timeout", &pool.connect_timeout, &defaults::CONNECT_TIMEOUT, length);
     tcp(&pool.tcp, out);
     out.unless("on_no_server", &pool.on_no_server, &defaults::ON_NO_SERVER, |word| text(word.word()));
@@ -179,10 +177,41 @@ fn pool(pool: &Pool, out: &mut Out) {
     if let Some(fallback) = &pool.fallback {
         out.key("fallback", text(fallback));
     }
+    out.unless("on_server_down", &pool.on_server_down, &OnServerDown::Keep, |what| match what {
+        OnServerDown::Keep => text("keep"),
+        OnServerDown::CloseConnections => text("close-connections"),
+        OnServerDown::Drain(within) => text(&format!("drain {}", write_duration(*within))),
+    });
+    if let Some(Queue { max, timeout }) = pool.queue {
+        out.key("queue", format_args!("{{ max = {max}, timeout = {} }}", length(&timeout)));
+    }
     match &pool.health_check {
         Some(check) => health_check(&name, check, out),
         None => out.text.push_str("# Without a table health_check, every server is taken to be up.\n"),
     }
+    if let Some(rules) = &pool.outlier_detection {
+        outlier_detection(&name, rules, out);
+    }
+    if let Some(breaker) = &pool.circuit_breaker {
+        circuit_breaker(&name, *breaker, out);
+    }
+}
+
+/// What differs from the defaults, in one line.
+fn retry(retry: &Retry) -> String {
+    let default = Retry::default();
+    let mut parts = vec![format!("attempts = {}", retry.attempts)];
+    let lengths = [
+        ("backoff", retry.backoff, default.backoff),
+        ("max_backoff", retry.max_backoff, default.max_backoff),
+        ("deadline", retry.deadline, default.deadline),
+    ];
+    let written = lengths.iter().filter(|(_, value, default)| value != default);
+    parts.extend(written.map(|(key, value, _)| format!("{key} = {}", length(value))));
+    if retry.budget.to_bits() != default.budget.to_bits() {
+        parts.push(format!("budget = {}", text(&write_percent(retry.budget))));
+    }
+    format!("{{ {} }}", parts.join(", "))
 }
 
 /// The address alone, or a table where there is more to say.
@@ -219,6 +248,26 @@ fn health_check(pool: &str, check: &HealthCheck, out: &mut Out) {
         out.key("port", port);
     }
     probe::probe(&check.probe, out);
+}
+
+fn outlier_detection(pool: &str, rules: &OutlierDetection, out: &mut Out) {
+    let default = OutlierDetection::default();
+    let share = |share: &f64| text(&write_percent(*share));
+    out.header(format!("pool.{pool}.outlier_detection"));
+    out.key("consecutive_failures", rules.consecutive_failures); // always, so that the table is there
+    out.unless("failure_ratio", &rules.failure_ratio, &default.failure_ratio, share);
+    out.unless("min_connections", &rules.min_connections, &default.min_connections, u32::to_string);
+    out.unless("eject_for", &rules.eject_for, &default.eject_for, length);
+    out.unless("max_ejected", &rules.max_ejected, &default.max_ejected, share);
+}
+
+fn circuit_breaker(pool: &str, breaker: CircuitBreaker, out: &mut Out) {
+    let default = CircuitBreaker::default();
+    out.header(format!("pool.{pool}.circuit_breaker"));
+    out.key("failures", breaker.failures); // always, so that the table is there
+    out.unless("window", &breaker.window, &default.window, length);
+    out.unless("open_for", &breaker.open_for, &default.open_for, length);
+    out.unless("half_open_trials", &breaker.half_open_trials, &default.half_open_trials, u32::to_string);
 }
 
 fn tcp(tcp: &Tcp, out: &mut Out) {
@@ -264,7 +313,8 @@ mod tests {
     use super::*;
     use crate::config::parse;
     use crate::config::plan::{
-        AccessWhen, Acl, AdmissionMode, AffinityBy, Balance, HashKey, Io, Level, LogFormat, WhenFull,
+        AccessWhen, Acl, AdmissionMode, AffinityBy, Balance, HashKey, Io, Level, LogFormat, OnNoServer,
+        WhenFull,
     };
 
     fn word<T: Copy + std::fmt::Debug>(all: &'static [T]) -> impl Strategy<Value = T> {
@@ -386,6 +436,51 @@ mod tests {
         )
     }
 
+    fn retry() -> impl Strategy<Value = Retry> {
+        (1..100u32, duration(1), duration(1), 0..1001u32, duration(1)).prop_map(
+            |(attempts, backoff, longer, budget, deadline)| Retry {
+                attempts,
+                backoff,
+                max_backoff: backoff + longer,
+                budget: f64::from(budget) / 10.0 / 100.0,
+                deadline,
+            },
+        )
+    }
+
+    fn on_server_down() -> impl Strategy<Value = OnServerDown> {
+        let set = prop_oneof![Just(OnServerDown::Keep), Just(OnServerDown::CloseConnections)];
+        prop_oneof![set, duration(1).prop_map(OnServerDown::Drain)]
+    }
+
+    /// What happens where no server is, and the line.
+    fn waiting() -> impl Strategy<Value = (OnNoServer, Option<Queue>)> {
+        let queue = || (1..10_000usize, duration(1)).prop_map(|(max, timeout)| Queue { max, timeout });
+        let refuse = prop::option::of(queue()).prop_map(|queue| (OnNoServer::Refuse, queue));
+        prop_oneof![refuse, queue().prop_map(|queue| (OnNoServer::Queue, Some(queue)))]
+    }
+
+    fn outlier_detection() -> impl Strategy<Value = OutlierDetection> {
+        let share = || (1..1001u32).prop_map(|share| f64::from(share) / 10.0 / 100.0);
+        (1..1001u32, share(), 1..1001u32, duration(1), share()).prop_map(
+            |(consecutive_failures, failure_ratio, min_connections, eject_for, max_ejected)| {
+                OutlierDetection {
+                    consecutive_failures,
+                    failure_ratio,
+                    min_connections,
+                    eject_for,
+                    max_ejected,
+                }
+            },
+        )
+    }
+
+    fn circuit_breaker() -> impl Strategy<Value = CircuitBreaker> {
+        (1..1001u32, duration(1), duration(1), 1..1001u32).prop_map(|(failures, window, open_for, trials)| {
+            CircuitBreaker { failures, window, open_for, half_open_trials: trials.min(failures) }
+        })
+    }
+
     fn pool(number: u16) -> impl Strategy<Value = Pool> {
         let servers = (0..3u16).map(server).collect::<Vec<_>>();
         let words = (word(Balance::ALL), word(HashKey::ALL));
@@ -393,30 +488,36 @@ mod tests {
         let fallback = any::<bool>().prop_map(move |falls| (falls && number == 0).then(|| "p-1".to_owned()));
         let affinity = (word(AffinityBy::ALL), duration(1), 1..1000usize)
             .prop_map(|(by, ttl, max_entries)| Affinity { by, ttl, max_entries });
-        let more = (prop::option::of(101..1001u32), prop::option::of(affinity));
-        let words = (words, fallback, prop::option::of(duration(1)), more);
-        (servers, words, 1..100u32, duration(1), tcp(), prop::option::of(health_check())).prop_map(
-            move |(
-                servers,
-                (words, fallback, slow_start, more),
-                attempts,
+        let choosing = (
+            fallback,
+            prop::option::of(duration(1)),
+            prop::option::of(101..1001u32),
+            prop::option::of(affinity),
+        );
+        let watch = (
+            on_server_down(),
+            prop::option::of(health_check()),
+            prop::option::of(circuit_breaker()),
+            prop::option::of(outlier_detection()),
+        );
+        (servers, words, (retry(), waiting()), (duration(1), choosing), tcp(), watch).prop_map(
+            move |(servers, words, (retry, waiting), (connect_timeout, choosing), tcp, watch)| Pool {
+                balance: words.0,
+                hash_key: words.1,
+                fallback: choosing.0,
+                slow_start: choosing.1,
+                max_load: choosing.2,
+                affinity: choosing.3,
+                retry,
+                on_no_server: waiting.0,
+                queue: waiting.1,
                 connect_timeout,
                 tcp,
-                health_check,
-            )| {
-                Pool {
-                    balance: words.0,
-                    hash_key: words.1,
-                    slow_start,
-                    fallback,
-                    max_load: more.0,
-                    affinity: more.1,
-                    retry: Retry { attempts },
-                    connect_timeout,
-                    tcp,
-                    health_check,
-                    ..Pool::new(format!("p-{number}"), servers)
-                }
+                on_server_down: watch.0,
+                health_check: watch.1,
+                circuit_breaker: watch.2,
+                outlier_detection: watch.3,
+                ..Pool::new(format!("p-{number}"), servers)
             },
         )
     }

@@ -87,7 +87,7 @@ pub struct Server {
     pub pool: String,
     pub name: String,
     pub address: String,
-    /// `up`, `down` or `checking`.
+    /// `up`, `down`, `checking` or `ejected`.
     pub state: String,
     /// One sentence; empty where there is nothing to say.
     pub why: String,
@@ -99,6 +99,8 @@ pub struct Server {
     pub connect_failures: u64,
     /// `null`: not checked, or not yet.
     pub last_check: Option<LastCheck>,
+    /// Of the circuit breaker: `closed`, `open` or `half-open`; `null` where there is none.
+    pub circuit: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -13,7 +13,8 @@ use super::checks::Checked;
 use super::desk::Desk;
 use super::exposition::{Page, Sample};
 use super::publisher::ServerKey;
-use super::view::{VERSION, servers_in};
+use super::view::{Shown, VERSION, servers_in};
+use crate::core::breaker;
 use crate::core::health::State;
 use crate::core::outcome::{By, Reason};
 use crate::live::ServerLive;
@@ -29,6 +30,7 @@ pub fn export(desk: &Desk, page: &mut Page<'_>) -> Result<(), Error> {
     flows(desk, page)?;
     pools(&snapshot, page)?;
     servers_now(&snapshot, page)?;
+    guards(&snapshot, page)?;
     servers_so_far(&counted_servers(desk, &snapshot), page)?;
     checks(&checked_servers(desk, &snapshot), page)
 }
@@ -126,9 +128,9 @@ fn flows(desk: &Desk, page: &mut Page<'_>) -> Result<(), Error> {
 
 fn pools(snapshot: &Snapshot, page: &mut Page<'_>) -> Result<(), Error> {
     let states = snapshot.pools.values().flat_map(|pool| {
-        let count = |state: &State| servers_in(pool, *state) as f64;
-        let labels = |state: &State| [("pool", pool.plan.name.as_str()), ("state", state.word())];
-        State::ALL.iter().map(|state| Sample::of(&labels(state), count(state))).collect::<Vec<_>>()
+        let labels = |shown: Shown| [("pool", pool.plan.name.as_str()), ("state", shown.word())];
+        let count = |shown| Sample::of(&labels(shown), servers_in(pool, shown) as f64);
+        Shown::all().map(count).collect::<Vec<_>>()
     });
     page.gauge("pool_servers", "Servers of the pool in each state", states)?;
     let active = snapshot.pools.values().map(|pool| {
@@ -144,7 +146,26 @@ fn pools(snapshot: &Snapshot, page: &mut Page<'_>) -> Result<(), Error> {
     let known = affinities.iter().map(|(pool, known, _)| Sample::of(&[("pool", pool)], *known as f64));
     page.gauge("pool_affinity_entries", "Clients that are known to a server of the pool", known)?;
     let evicted = affinities.iter().map(|(pool, _, forgotten)| Sample::count(&[("pool", pool)], *forgotten));
-    page.counter("pool_affinity_evictions", "Clients forgotten before their time, for want of room", evicted)
+    page.counter(
+        "pool_affinity_evictions",
+        "Clients forgotten before their time, for want of room",
+        evicted,
+    )?;
+    let refused = snapshot.pools.values().map(|pool| {
+        let refused = pool.live.stats.sum(|stats| stats.retries_refused.get());
+        Sample::count(&[("pool", &pool.plan.name)], refused)
+    });
+    page.counter("pool_retries_refused", "Retries that retry.budget did not bear", refused)?;
+    let queued = snapshot
+        .pools
+        .values()
+        .map(|pool| Sample::of(&[("pool", &pool.plan.name)], pool.live.line.length() as f64));
+    page.gauge("pool_queued_connections", "Clients that wait for a server now", queued)?;
+    let waits = snapshot.pools.values().map(|pool| {
+        let parts = pool.live.stats.iter().map(|stats| &stats.queue_wait);
+        Sample::histogram(&[("pool", &pool.plan.name)], Summed::of(parts))
+    });
+    page.histogram("queue_wait_seconds", "Time that clients waited for a server", waits)
 }
 
 /// What only a server of the plan has.
@@ -153,8 +174,9 @@ fn servers_now(snapshot: &Snapshot, page: &mut Page<'_>) -> Result<(), Error> {
         let pools = snapshot.pools.values();
         pools.flat_map(|pool| pool.servers.iter().map(move |server| (labels_of(pool, server), server)))
     };
-    let up =
-        all().map(|(labels, server)| Sample::of(&labels, f64::from(u8::from(server.state == State::Up))));
+    let now = Instant::now();
+    let is_up = |server| f64::from(u8::from(Shown::of(server, now) == Shown::Checked(State::Up)));
+    let up = all().map(|(labels, server)| Sample::of(&labels, is_up(server)));
     page.gauge("server_up", "1 when the server is up", up)?;
     let weights = snapshot.pools.values().flat_map(|pool| {
         let weight = |server: &Server| pool.share(server, Instant::now).of(server.plan.weight);
@@ -163,6 +185,27 @@ fn servers_now(snapshot: &Snapshot, page: &mut Page<'_>) -> Result<(), Error> {
     });
     let help = "Share of the traffic against the other servers, less while a slow start lasts";
     page.gauge("server_weight", help, weights)
+}
+
+/// Of servers that have a circuit breaker, or are watched for outliers.
+fn guards(snapshot: &Snapshot, page: &mut Page<'_>) -> Result<(), Error> {
+    let now = Instant::now();
+    let servers = || {
+        let pools = snapshot.pools.values();
+        pools.flat_map(|pool| pool.servers.iter().map(move |it| (labels_of(pool, it), &it.live.guard)))
+    };
+    let ejections =
+        servers().filter_map(|(labels, guard)| Some(Sample::count(&labels, guard.watched(now)?.ejections)));
+    page.counter("outlier_ejections", "How often the server was ejected", ejections)?;
+    let circuits = || servers().filter_map(move |(labels, guard)| Some((labels, guard.circuit(now)?)));
+    let states = circuits().flat_map(|([pool, server], circuit)| {
+        let is_it = move |state: &breaker::State| f64::from(u8::from(*state == circuit.state));
+        let labels = move |state: &breaker::State| [pool, server, ("state", state.word())];
+        breaker::State::ALL.iter().map(move |state| Sample::of(&labels(state), is_it(state)))
+    });
+    page.gauge("circuit_breaker_state", "1 for the state that the server's breaker is in", states)?;
+    let opened = circuits().map(|(labels, circuit)| Sample::count(&labels, circuit.opened));
+    page.counter("circuit_breaker_opened", "How often the server's breaker has opened", opened)
 }
 
 fn labels_of<'a>(pool: &'a Pool, server: &'a Server) -> [(&'static str, &'a str); 2] {

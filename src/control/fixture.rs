@@ -54,13 +54,17 @@ pub fn plan_of(pool: &str, servers: &[&str]) -> Plan {
             max_load: None,
             affinity: None,
             servers: servers.iter().zip(1u16..).map(|(name, port)| server(name, port)).collect(),
-            retry: Retry { attempts: 3 },
+            retry: Retry::default(),
             connect_timeout: Duration::from_secs(1),
             tcp,
             on_no_server: OnNoServer::Refuse,
             slow_start: None,
             fallback: None,
+            queue: None,
+            on_server_down: OnServerDown::Keep,
             health_check: None,
+            outlier_detection: None,
+            circuit_breaker: None,
         }],
     }
 }

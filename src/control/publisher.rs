@@ -7,14 +7,14 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use crate::config::plan::{self, Auto, Plan};
 use crate::core::balance::{Chooser, Member};
 use crate::core::health::State;
 use crate::live::gate::Gate;
-use crate::live::{Answers, ListenerLive, Loads, PoolLive, Room, ServerLive, Warmup};
+use crate::live::{Answers, Guard, ListenerLive, Loads, PoolLive, Room, Rules, ServerLive, Warmup};
 use crate::snapshot::{Listener, Pool, Server, Snapshot};
 use crate::telemetry::counters::PerWorker;
 use crate::telemetry::stats::Flow;
@@ -172,14 +172,16 @@ impl Publisher {
 
     fn pool(&mut self, plan: &plan::Pool, previous: &Snapshot) -> Pool {
         let before = previous.pools.get(&plan.name);
-        let live = Arc::clone(self.registry.pools.entry(plan.name.clone()).or_default());
+        let workers = self.workers;
+        let entry = self.registry.pools.entry(plan.name.clone());
+        let live = Arc::clone(entry.or_insert_with(|| PoolLive::new(workers)));
         live.affinity.set_limit(plan.affinity.map_or(0, |affinity| affinity.max_entries));
-        let servers = plan
+        let servers: Vec<_> = plan
             .servers
             .iter()
             .map(|server| Server {
                 plan: server.clone(),
-                live: self.server_live(&plan.name, server),
+                live: self.server_live(plan, server, &live),
                 state: state_at_start(plan, server, before),
             })
             .inspect(|server| {
@@ -188,24 +190,27 @@ impl Publisher {
                 }
             })
             .collect();
+        fit_ward(plan, &live, &servers);
         finished(plan.clone(), live, servers, before)
     }
 
-    fn server_live(&mut self, pool: &str, plan: &plan::Server) -> Arc<ServerLive> {
+    fn server_live(&mut self, pool: &plan::Pool, plan: &plan::Server, of: &PoolLive) -> Arc<ServerLive> {
         let workers = self.workers;
         let limit = plan.max_connections.unwrap_or(usize::MAX);
-        let live = self.registry.servers.entry(ServerKey::new(pool, plan)).or_insert_with(|| {
+        let live = self.registry.servers.entry(ServerKey::new(&pool.name, plan)).or_insert_with(|| {
             Arc::new(ServerLive {
-                pool: pool.into(),
+                pool: pool.name.clone(),
                 name: plan.name.clone(),
                 address: plan.address,
                 room: Room::new(limit),
                 warmup: Warmup::new(),
                 answers: Answers::default(),
+                guard: Guard::new(Instant::now(), Arc::clone(&of.ward)),
                 stats: PerWorker::new(workers),
             })
         });
         live.room.set_limit(limit);
+        live.guard.set_rules(Rules { breaker: pool.circuit_breaker, outlier: pool.outlier_detection });
         Arc::clone(live)
     }
 
@@ -283,10 +288,23 @@ impl Registry {
     /// held by the snapshot, so it always stays.
     fn prune(&mut self) {
         self.listeners.retain(|_, live| Arc::strong_count(live) > 1);
-        self.pools.retain(|_, live| Arc::strong_count(live) > 1);
         self.servers.retain(|_, live| Arc::strong_count(live) > 1);
+        // A server that stays keeps the ward of its pool, which it must find again when both come back.
+        let servers = &self.servers;
+        let has_servers = |pool: &str| servers.keys().any(|key| key.pool == pool);
+        self.pools.retain(|name, live| Arc::strong_count(live) > 1 || has_servers(name));
         self.flows.retain(|_, flow| Arc::strong_count(flow) > 1);
     }
+}
+
+/// Who may be ejected, and how many at once.
+fn fit_ward(plan: &plan::Pool, live: &PoolLive, servers: &[Server]) {
+    let numbers: Vec<_> = match plan.outlier_detection {
+        Some(_) => servers.iter().map(|server| server.live.guard.number()).collect(),
+        None => Vec::new(),
+    };
+    let share = plan.outlier_detection.map_or(0.0, |rules| rules.max_ejected);
+    live.ward.lock().unwrap_or_else(PoisonError::into_inner).fit(&numbers, share);
 }
 
 fn is_planned(snapshot: &Snapshot, key: &ServerKey) -> bool {

@@ -7,7 +7,9 @@ use super::publisher::ServerKey;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::core::breaker;
 use crate::core::health::State;
+use crate::live::{Circuit, Watched};
 use crate::snapshot::{Listener, Pool, Server, Snapshot};
 
 /// The version of the binary, as every view tells it.
@@ -71,10 +73,10 @@ pub fn pools(desk: &Desk) -> Vec<api::Pool> {
         name: pool.plan.name.clone(),
         balance: pool.plan.balance.to_string(),
         fallback: pool.plan.fallback.clone(),
-        servers_up: servers_in(pool, State::Up),
+        servers_up: servers_in(pool, Shown::Checked(State::Up)),
         servers_total: pool.servers.len(),
         active: pool.servers.iter().map(|server| server.live.room.taken()).sum(),
-        queued: 0, // clients never wait in a pool: there is no queue
+        queued: pool.live.line.length(),
         state: Standing::of(pool).word().into(),
         why: why_pool(pool),
     };
@@ -91,12 +93,14 @@ fn server(desk: &Desk, pool: &Pool, server: &Server) -> api::Server {
     let last =
         desk.checks.get(&ServerKey::new(&pool.plan.name, &server.plan)).as_deref().and_then(Checked::last);
     let stats = &server.live.stats;
+    let (guard, now) = (&server.live.guard, Instant::now());
+    let (circuit, watched) = (guard.circuit(now), guard.watched(now));
     api::Server {
         pool: pool.plan.name.clone(),
         name: server.plan.name.clone(),
         address: server.plan.address.to_string(),
-        state: server.state.to_string(),
-        why: why_server(pool, server, last.as_ref()),
+        state: Shown::of(server, now).word().into(),
+        why: why_server(pool, server, last.as_ref(), circuit, watched),
         weight: server.plan.weight,
         tier: server.plan.tier,
         active: server.live.room.taken(),
@@ -108,6 +112,7 @@ fn server(desk: &Desk, pool: &Pool, server: &Server) -> api::Server {
             ms: last.took.as_micros() as f64 / 1000.0,
             message: found_text(&last.found),
         }),
+        circuit: circuit.map(|circuit| circuit.state.to_string()),
     }
 }
 
@@ -122,7 +127,7 @@ pub enum Standing {
 
 impl Standing {
     pub fn of(pool: &Pool) -> Self {
-        match servers_in(pool, State::Up) {
+        match servers_in(pool, Shown::Checked(State::Up)) {
             0 => Standing::Empty,
             up if up == pool.servers.len() => Standing::Up,
             _ => Standing::Degraded,
@@ -138,17 +143,52 @@ impl Standing {
     }
 }
 
-pub fn servers_in(pool: &Pool, state: State) -> usize {
-    pool.servers.iter().filter(|server| server.state == state).count()
+/// What a server is shown as: how its checks go, or that it is ejected although they go well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown {
+    Checked(State),
+    Ejected,
+}
+
+impl Shown {
+    pub fn of(server: &Server, now: Instant) -> Self {
+        match server.state {
+            State::Up if server.live.guard.is_ejected(now) => Shown::Ejected,
+            state => Shown::Checked(state),
+        }
+    }
+
+    /// Every state there is.
+    pub fn all() -> impl Iterator<Item = Self> {
+        State::ALL.iter().map(|state| Shown::Checked(*state)).chain([Shown::Ejected])
+    }
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Shown::Checked(state) => state.word(),
+            Shown::Ejected => "ejected",
+        }
+    }
+}
+
+pub fn servers_in(pool: &Pool, shown: Shown) -> usize {
+    let now = Instant::now();
+    pool.servers.iter().filter(|server| Shown::of(server, now) == shown).count()
 }
 
 fn why_pool(pool: &Pool) -> String {
-    let names = |state| {
-        let named = pool.servers.iter().filter(move |server| server.state == state);
+    let now = Instant::now();
+    let names = |shown| {
+        let named = pool.servers.iter().filter(move |server| Shown::of(server, now) == shown);
         named.map(|server| format!("`{}`", server.plan.name)).collect::<Vec<_>>().join(", ")
     };
-    let parts = [(State::Down, "down"), (State::Checking, "not checked yet")];
-    let told = parts.map(|(state, word)| (names(state), word));
+    let checked = Shown::Checked;
+    let parts = [
+        (checked(State::Down), "down"),
+        (checked(State::Checking), "not checked yet"),
+        (Shown::Ejected, "ejected"),
+    ];
+    let told = parts.map(|(shown, word)| (names(shown), word));
     let told = told.iter().filter(|(names, _)| !names.is_empty());
     let mut told: Vec<_> = told.map(|(names, word)| format!("{word}: {names}")).collect();
     let first = pool.servers.iter().filter(|server| server.plan.weight > 0).map(|s| s.plan.tier).min();
@@ -186,12 +226,23 @@ fn serving_tier(pool: &Pool) -> Option<u8> {
     pool.servers.iter().filter(serves).map(|server| server.plan.tier).min()
 }
 
-fn why_server(pool: &Pool, server: &Server, last: Option<&Last>) -> String {
+fn why_server(
+    pool: &Pool,
+    server: &Server,
+    last: Option<&Last>,
+    circuit: Option<Circuit>,
+    watched: Option<Watched>,
+) -> String {
+    if let (State::Up, Some((left, cause))) = (server.state, watched.and_then(|watched| watched.ejected)) {
+        return format!("ejected for {:.1} s more: {cause}", left.as_secs_f64());
+    }
+    let is_shut = circuit.is_some_and(|circuit| circuit.state != breaker::State::Closed);
     match (server.state, last) {
         (State::Down, Some(last)) => found_text(&last.found),
         (State::Checking, _) => "waiting for its first check".into(),
         (State::Up, _) if server.plan.weight == 0 => "weight 0: gets no new connections".into(),
         (State::Up, _) if server.live.room.is_full() => "at its max_connections".into(),
+        (State::Up, _) if is_shut => circuit.map(why_circuit).unwrap_or_default(),
         (State::Up, _) if !pool.share(server, Instant::now).is_full() => {
             let share = pool.share(server, Instant::now).of(100);
             format!("slow start: has {share:.0}% of its weight")
@@ -201,6 +252,16 @@ fn why_server(pool: &Pool, server: &Server, last: Option<&Last>) -> String {
             _ => format!("serves for the tiers below {}", server.plan.tier),
         },
         _ => String::new(),
+    }
+}
+
+/// Of a breaker that is not closed.
+fn why_circuit(circuit: Circuit) -> String {
+    match (circuit.state, circuit.open_for) {
+        (breaker::State::Open, Some(left)) => {
+            format!("its circuit breaker is open for {:.1} s more", left.as_secs_f64())
+        }
+        _ => "its circuit breaker lets a few try".into(),
     }
 }
 
@@ -290,7 +351,7 @@ mod tests {
         );
         assert_eq!(
             keys(first(serde_json::to_value(servers(&desk)).expect("JSON"))),
-            "active address connect_failures last_check name pool state tier total weight why"
+            "active address circuit connect_failures last_check name pool state tier total weight why"
         );
     }
 }

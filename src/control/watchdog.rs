@@ -12,7 +12,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::desk::{Desk, Hand};
 use super::notify::Notifier;
-use super::view::servers_in;
+use super::view::{Shown, servers_in};
 use crate::core::health::State;
 use crate::orders::Order;
 
@@ -62,7 +62,7 @@ impl Rounds {
 fn status_line(desk: &Desk) -> String {
     let snapshot = desk.snapshot();
     let word = if desk.is_draining() { "draining" } else { "serving" };
-    let up: usize = snapshot.pools.values().map(|pool| servers_in(pool, State::Up)).sum();
+    let up: usize = snapshot.pools.values().map(|pool| servers_in(pool, Shown::Checked(State::Up))).sum();
     let total: usize = snapshot.pools.values().map(|pool| pool.servers.len()).sum();
     let active = snapshot.process_room.taken();
     format!("{word}: {active} connections, {up} of {total} servers up")

@@ -7,6 +7,10 @@ pub mod acl; // which addresses may come in
 pub mod table; // how many connections each source has
 pub mod bucket; // how many in a while
 pub mod health; // up or down, from the results of checks
+pub mod outlier; // a server that stands out is taken out for a time
+pub mod breaker; // a server that fails too often is left alone for a time
+pub mod budget; // how many retries a pool bears
+pub mod queue; // whose turn is next
 pub mod spread; // which worker serves a client
 pub mod slow_start; // how much a server gets that has only just begun
 pub mod latency; // how long a server takes to answer

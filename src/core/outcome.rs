@@ -45,7 +45,7 @@ words! {
 
 words! {
     /// The step of the connection's life in which it ended.
-    Phase { Accept = "accept", Route = "route", Connect = "connect", Data = "data", Drain = "drain" }
+    Phase { Accept = "accept", Route = "route", Queue = "queue", Connect = "connect", Data = "data", Drain = "drain" }
 }
 
 words! {
@@ -66,11 +66,11 @@ words! {
         ServerReset = "server_reset",
         /// The server stopped answering: keepalive or unacknowledged data ran out.
         ServerVanished = "server_vanished",
-        /// The only attempt was answered with a reset.
+        /// The only server that was tried answered with a reset.
         ServerRefused = "server_refused",
-        /// The only attempt found no way to the server.
+        /// There was no way to the only server that was tried.
         ServerUnreachable = "server_unreachable",
-        /// The only attempt got no answer within `connect_timeout`.
+        /// The only server that was tried gave no answer within `connect_timeout`.
         ConnectTimeout = "connect_timeout",
         /// Both directions were silent for `idle_timeout`.
         IdleTimeout = "idle_timeout",
@@ -80,6 +80,10 @@ words! {
         NoHealthyServer = "no_healthy_server",
         /// More than one server was tried, and none took the connection.
         AllAttemptsFailed = "all_attempts_failed",
+        /// Its server went down, and `on_server_down` says to close.
+        ServerMarkedDown = "server_marked_down",
+        /// Its server had been down for as long as `on_server_down` lets it drain.
+        ServerDrained = "server_drained",
         /// The listener or the process is at `max_connections`, and `when_full` says refuse.
         ListenerLimit = "listener_limit",
         /// The listener's `allow` and `deny` keep the client out.
@@ -90,6 +94,10 @@ words! {
         RateLimit = "rate_limit",
         /// Every healthy server is at its `max_connections`.
         ServerLimit = "server_limit",
+        /// As many clients as `queue.max` waited for a server already.
+        QueueFull = "queue_full",
+        /// No server took the client within `queue.timeout`.
+        QueueTimeout = "queue_timeout",
         /// Still open when `drain_timeout` had passed, or when a second signal came.
         DrainDeadline = "drain_deadline",
         /// The process has no descriptor left for the server's side.

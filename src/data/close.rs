@@ -12,6 +12,10 @@ pub(super) fn cut_off(cut: Cut, visit: &Visit) -> Close {
         None => "still without a server",
     };
     let (by, detail) = match cut {
+        Cut::MarkedDown => return lost(Reason::ServerMarkedDown, "its server went down"),
+        Cut::Drained => {
+            return lost(Reason::ServerDrained, "its server went down and its time to drain is over");
+        }
         Cut::DrainDeadline => (By::Proxy, format!("{what} when drain_timeout had passed")),
         Cut::Stop => (By::Admin, format!("{what} when the daemon was told to stop at once")),
     };
@@ -19,10 +23,17 @@ pub(super) fn cut_off(cut: Cut, visit: &Visit) -> Close {
     Close { by, phase: Phase::Drain, how: How::Policy, reason: Reason::DrainDeadline, errno: None, detail }
 }
 
+fn lost(reason: Reason, detail: &'static str) -> Close {
+    let (by, phase, how) = (By::Proxy, Phase::Data, How::Policy);
+    Close { by, phase, how, reason, errno: None, detail: detail.into() }
+}
+
 /// Counts a connection that has ended, and logs it where that is asked for.
 pub(super) fn close(visit: &Visit, close: Close, worker: &Worker) {
     let total = worker.net.now().saturating_duration_since(visit.accepted);
     visit.count_bytes(worker.index);
+    let has_failed = matches!(close.reason, Reason::ServerReset | Reason::ServerVanished);
+    visit.judge_server(has_failed && close.phase == Phase::Data, worker.net.now());
     visit.flow.borrow().count(worker.index, &close);
     let stats = visit.listener.stats.of(worker.index);
     stats.duration.observe(total);
@@ -59,6 +70,7 @@ fn record(visit: &Visit, close: Close, worker: &Worker, total: std::time::Durati
             .map(|one| Attempt { server: one.server.name.clone(), took: one.took, error: one.error })
             .collect(),
         times: Times {
+            queue: visit.queued_for.get(),
             connect: visit.connected_after.get(),
             first_byte: tally.first_byte.get().map(since_accept),
             total,

@@ -1,35 +1,44 @@
 //! Servers in order of preference, until one takes the connection; and where none of a pool does,
-//! those of the pool that it falls back to.
+//! those of the pool that it falls back to. Where nobody is left at all, a pool may let its clients
+//! wait: that is `wait.rs`.
 //!
-//! A server that refuses or does not answer in time is not asked again for this client; the
-//! next choice is, within `retry.attempts`, and the client does not notice. A client that
+//! When a server refuses or does not answer in time the next choice is asked at once, and the
+//! client does not notice. When every server has been asked, those that refused are asked again
+//! after a pause; all within `retry.attempts`, `retry.deadline` and the pool's budget. A client that
 //! resets meanwhile ends the search; one that only ended its direction may still want an answer.
 
-use std::cell::RefCell;
+use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::iter;
 use std::pin::pin;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::libc;
 
 use super::accept::Places;
 use super::admit::Admitted;
 use super::visit::{Attempt, Visit};
+use super::wait::{may_wait, wait};
 use super::worker::Worker;
 use crate::config::plan;
 use crate::core::affinity;
 use crate::core::balance::{self, Ask, Choice, Field};
+use crate::core::budget;
 use crate::core::outcome::{By, Close, How, Phase, Reason};
 use crate::core::slow_start::Share;
-use crate::live::{Permit, ServerLive, Tie};
+use crate::live::{Pass, Permit, Retry, ServerLive, Tie};
 use crate::net::{Either, Sock, either};
 use crate::snapshot::{Listener, Pool, Server};
 use crate::telemetry::stats::Flow;
 
 /// Most dials are over sooner, and then nobody had to be watched.
 const WATCH_CLIENT_AFTER: Duration = Duration::from_millis(10);
+
+/// Attempts that one client's record tells of. While it waits in a line there may be thousands; the
+/// newest then takes the place of the one before it.
+const ATTEMPTS_KEPT_MAX: usize = 100;
 
 /// A client and the server that took it. It holds the places of both.
 pub(super) struct Joined {
@@ -52,20 +61,63 @@ pub(super) async fn connect(
     worker: &Worker,
 ) -> Result<Joined, Close> {
     let Admitted { sock: client, places } = admitted;
-    let flows = iter::once(None).chain(listener.fallback_flows.iter().map(Some));
-    let mut end = None;
-    for (pool, flow) in pool.chain().zip(flows) {
-        let tries = visit.attempts.borrow().len();
-        let search = Search { pool, flow, visit, worker, tried: RefCell::default() };
-        match search.run(&client).await? {
-            Ok((server, lease)) => {
-                let pool = Arc::clone(pool);
-                return Ok(Joined { client, server, _places: places, _lease: lease, pool });
-            }
-            // A pool with nobody to try has nothing to add to what the ones before it met.
-            Err(close) if end.is_none() || visit.attempts.borrow().len() > tries => end = Some(close),
-            Err(_) => {}
+    let (server, lease, pool) = match first_found(&client, listener, pool, visit, worker).await? {
+        Ok(found) => found,
+        Err(line) => {
+            let pool = Arc::clone(line.pool);
+            let (server, lease) = wait(&client, line, visit, worker).await?;
+            (server, lease, pool)
         }
+    };
+    Ok(Joined { client, server, _places: places, _lease: lease, pool })
+}
+
+/// The line that a client may wait in.
+pub(super) struct Waiting<'a> {
+    pub(super) pool: &'a Arc<Pool>,
+    pub(super) flow: &'a Arc<Flow>,
+    pub(super) queue: plan::Queue,
+    /// What the client has met before; empty where others stood in the line already.
+    pub(super) met: Cow<'static, str>,
+}
+
+/// A server of the first pool of the chain that has one for this client; else the first line in which it
+/// may wait, or how it ended.
+async fn first_found<'a>(
+    client: &Sock,
+    listener: &'a Listener,
+    pool: &'a Arc<Pool>,
+    visit: &Visit,
+    worker: &Worker,
+) -> Result<Result<(Sock, Permit, Arc<Pool>), Waiting<'a>>, Close> {
+    let flows = iter::once(&listener.flow).chain(&listener.fallback_flows);
+    let (mut end, mut line) = (None, None);
+    for (pool, flow) in pool.chain().zip(flows) {
+        // Whoever waits already comes first.
+        if let Some(queue) = pool.plan.queue.filter(|_| pool.live.line.length() > 0) {
+            line.get_or_insert(Waiting { pool, flow, queue, met: "".into() });
+            continue;
+        }
+        let tries = visit.attempts.borrow().len();
+        match search(client, pool, flow, Manner::Direct, visit, worker).await {
+            Ok((server, lease)) => return Ok(Ok((server, lease, Arc::clone(pool)))),
+            // Another pool would meet the same.
+            Err(close) if matches!(close.reason, Reason::ClientReset | Reason::FdExhausted) => {
+                return Err(close);
+            }
+            Err(close) => {
+                if let Some(queue) = may_wait(&close, pool) {
+                    line.get_or_insert(Waiting { pool, flow, queue, met: close.detail.clone() });
+                }
+                // A pool with nobody to try has nothing to add to what the ones before it met.
+                if end.is_none() || visit.attempts.borrow().len() > tries {
+                    end = Some(close);
+                }
+            }
+        }
+    }
+    if let Some(line) = line {
+        return Ok(Err(line));
     }
     let close = end.unwrap_or_else(|| refusal(Reason::NoHealthyServer, "there is no pool".to_owned()));
     Err(with_fallbacks(close, pool, visit))
@@ -82,20 +134,89 @@ fn with_fallbacks(close: Close, pool: &Arc<Pool>, visit: &Visit) -> Close {
     Close { detail: detail.into(), ..close }
 }
 
-/// The search of one client for a server of one pool.
+/// A server's socket and the place on it.
+pub(super) type Found = (Sock, Permit);
+
+/// On whose behalf servers are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Manner {
+    /// A client that has just come.
+    Direct,
+    /// One that waits in the line, which makes the pauses: each server is asked once.
+    Queued,
+}
+
+/// # Errors
+/// How it ended when no server took the client, or the client did not wait.
+pub(super) async fn search(
+    client: &Sock,
+    pool: &Pool,
+    flow: &Arc<Flow>,
+    manner: Manner,
+    visit: &Visit,
+    worker: &Worker,
+) -> Result<Found, Close> {
+    let search = Search::begin(pool, flow, manner, visit, worker);
+    let ask = search.ask();
+    let mut last = None;
+    for attempt in 0..pool.plan.retry.attempts {
+        let retry = match attempt {
+            0 => None,
+            _ => match search.retry() {
+                Some(retry) => Some(retry),
+                None => break,
+            },
+        };
+        let Some((choice, lease, pass)) = search.next(&ask, client).await? else { break };
+        let server = &pool.servers[choice.server];
+        if !visit.attempts.borrow().is_empty() {
+            server.live.stats.of(worker.index).retries.add(1);
+        }
+        let dialled = search.dial(server, choice, pass, client).await?;
+        if let Some(retry) = retry {
+            retry.end(dialled.is_ok());
+        }
+        match dialled {
+            Ok(sock) => return Ok((sock, lease)),
+            Err(failure) if failure.is_ours() => return Err(failure.close(server)),
+            Err(failure) => {
+                search.note(choice.server, &failure);
+                last = Some((failure, server));
+            }
+        }
+    }
+    Err(search.give_up(last))
+}
+
+/// A server to try, a place on it, and leave to try it.
+type Next<'a> = (Choice, Permit, Pass<'a>);
+
+/// The search of one client for a server.
 struct Search<'a> {
     pool: &'a Pool,
-    /// Where the connection is counted if a server of this pool is tried; `None`: there already.
-    flow: Option<&'a Arc<Flow>>,
+    /// Where the connection is counted if a server of this pool is tried.
+    flow: &'a Arc<Flow>,
+    manner: Manner,
     visit: &'a Visit,
     worker: &'a Worker,
+    begun: Instant,
     /// Servers asked already, or found full. At most as many as the pool has.
     tried: RefCell<Vec<usize>>,
+    /// Those of them that refused: they may be asked again after a pause.
+    refused: RefCell<Vec<usize>>,
+    /// Pauses made so far.
+    pauses: Cell<u32>,
+    is_over_budget: Cell<bool>,
+    /// Nobody else is left: ejected servers are asked, too.
+    takes_ejected: Cell<bool>,
 }
 
 impl Field for Search<'_> {
     fn is_open(&self, server: usize) -> bool {
-        !self.tried.borrow().contains(&server) && !self.pool.servers[server].live.room.is_full()
+        let live = &self.pool.servers[server].live;
+        let (is_new, now) = (!self.tried.borrow().contains(&server), self.worker.net.now());
+        let is_in = self.takes_ejected.get() || !live.guard.is_ejected(now);
+        is_new && is_in && !live.room.is_full() && live.guard.is_open(now)
     }
 
     fn active(&self, server: usize) -> usize {
@@ -111,25 +232,71 @@ impl Field for Search<'_> {
     }
 }
 
-impl Search<'_> {
-    /// A server and the place on it, or why none of this pool took the client. The outer error ends the
-    /// search in every pool.
-    async fn run(&self, client: &Sock) -> Result<Result<(Sock, Permit), Close>, Close> {
-        let ask = self.ask();
-        let mut last = None;
-        for _ in 0..self.pool.plan.retry.attempts {
-            let Some((choice, lease)) = self.choose(&ask) else { break };
-            let server = &self.pool.servers[choice.server];
-            if !self.visit.attempts.borrow().is_empty() {
-                server.live.stats.of(self.worker.index).retries.add(1);
-            }
-            match self.dial(server, choice, client).await? {
-                Ok(sock) => return Ok(Ok((sock, lease))),
-                Err(failure) if failure.is_ours() => return Err(failure.close(server)),
-                Err(failure) => last = Some((failure, server)),
-            }
+impl<'a> Search<'a> {
+    fn begin(
+        pool: &'a Pool,
+        flow: &'a Arc<Flow>,
+        manner: Manner,
+        visit: &'a Visit,
+        worker: &'a Worker,
+    ) -> Self {
+        Search {
+            pool,
+            flow,
+            manner,
+            visit,
+            worker,
+            begun: worker.net.now(),
+            tried: RefCell::default(),
+            refused: RefCell::default(),
+            pauses: Cell::new(0),
+            is_over_budget: Cell::new(false),
+            takes_ejected: Cell::new(false),
         }
-        Ok(Err(self.give_up(last)))
+    }
+
+    /// Leave to try once more, while there is time and the pool's budget bears it.
+    fn retry(&self) -> Option<Retry<'a>> {
+        let (plan, now) = (self.pool.plan.retry, self.worker.net.now());
+        if now.saturating_duration_since(self.begun) >= plan.deadline {
+            return None;
+        }
+        let retry = self.pool.live.retry(plan.budget, now);
+        if retry.is_none() {
+            self.is_over_budget.set(true);
+            self.pool.live.stats.of(self.worker.index).retries_refused.add(1);
+        }
+        retry
+    }
+
+    /// The next server to try: one that was not asked yet, at once; else one that refused, after a
+    /// pause. One that did not answer has cost this client enough.
+    async fn next(&self, ask: &Ask, client: &Sock) -> Result<Option<Next<'a>>, Close> {
+        if let Some(next) = self.choose(ask) {
+            return Ok(Some(next));
+        }
+        let (plan, net) = (self.pool.plan.retry, &self.worker.net);
+        if self.manner == Manner::Queued || self.refused.borrow().is_empty() {
+            return Ok(None);
+        }
+        let pause = budget::pause(plan.backoff, plan.max_backoff, self.pauses.get(), fastrand::u64(..));
+        self.pauses.set(self.pauses.get() + 1);
+        if net.now() + pause >= self.begun + plan.deadline {
+            return Ok(None);
+        }
+        if let Some(error) = net.within(pause, pin!(client.hung_up())).await {
+            return Err(client_gone(&error));
+        }
+        let refused = self.refused.take();
+        self.tried.borrow_mut().retain(|server| !refused.contains(server));
+        Ok(self.choose(ask))
+    }
+
+    /// How a server did not take the client.
+    fn note(&self, server: usize, failure: &Failure) {
+        if matches!(failure.reason, Reason::ServerRefused | Reason::ServerReset) {
+            self.refused.borrow_mut().push(server);
+        }
     }
 
     fn ask(&self) -> Ask {
@@ -141,18 +308,29 @@ impl Search<'_> {
         Ask { key, random: fastrand::u64(..), turn: self.pool.live.next_turn() }
     }
 
-    /// The next server, with a place on it. Another worker may take the last place between the
-    /// choice and the lease; then the choice is made again without that server.
-    fn choose(&self, ask: &Ask) -> Option<(Choice, Permit)> {
+    /// An ejected server is better than none: what is ejected while others work may be all that is
+    /// left when those go down.
+    fn pick(&self, ask: &Ask) -> Option<Choice> {
+        let pick = || self.pool.chooser.pick(ask, self);
+        pick().or_else(|| if self.takes_ejected.replace(true) { None } else { pick() })
+    }
+
+    /// The next server, with a place on it and leave to try it. Another worker may take the last of
+    /// either between the choice and the taking; then the choice is made again without that server.
+    fn choose(&self, ask: &Ask) -> Option<Next<'a>> {
         loop {
-            let choice = self.pool.chooser.pick(ask, self)?;
+            let choice = self.pick(ask)?;
             let choice = self.known_server(choice).unwrap_or(choice);
             self.tried.borrow_mut().push(choice.server);
-            if let Some(lease) = self.pool.servers[choice.server].live.room.take() {
-                if let Some(flow) = self.flow {
-                    self.visit.flow.replace(Arc::clone(flow));
+            let pool: &'a Pool = self.pool;
+            let live = &pool.servers[choice.server].live;
+            if let Some(lease) = live.room.take()
+                && let Some(pass) = live.guard.enter(self.worker.net.now())
+            {
+                if !Arc::ptr_eq(&self.visit.flow.borrow(), self.flow) {
+                    self.visit.flow.replace(Arc::clone(self.flow));
                 }
-                return Some((choice, lease));
+                return Some((choice, lease, pass));
             }
         }
     }
@@ -170,11 +348,19 @@ impl Search<'_> {
             let again = place.and_then(|place| self.pool.chooser.again(place, &chosen));
             match again {
                 Some(again) if self.is_open(again.server) => Tie::Holds(again),
-                Some(again) if !self.tried.borrow().contains(&again.server) => Tie::Rests,
+                Some(again) if self.rests(again.server) => Tie::Rests,
                 _ => Tie::Breaks,
             }
         };
         self.pool.live.affinity.settle(key, affinity.ttl, self.worker.net.now(), proposed, tie)
+    }
+
+    /// A server that is only full just now. One that was tried in vain, or is ejected or cut off by its
+    /// breaker, has lost its clients.
+    fn rests(&self, server: usize) -> bool {
+        let (live, now) = (&self.pool.servers[server].live, self.worker.net.now());
+        let is_sound = !live.guard.is_ejected(now) && live.guard.is_open(now);
+        is_sound && !self.tried.borrow().contains(&server)
     }
 
     /// Connects to one server and notes how it went. The outer error ends the search.
@@ -182,6 +368,7 @@ impl Search<'_> {
         &self,
         server: &Server,
         choice: Choice,
+        pass: Pass<'_>,
         client: &Sock,
     ) -> Result<Result<Sock, Failure>, Close> {
         let (plan, net) = (&self.pool.plan, &self.worker.net);
@@ -211,12 +398,21 @@ impl Search<'_> {
                 stats.connect.observe(took);
                 let since_accept = net.now().saturating_duration_since(self.visit.accepted);
                 self.visit.connected_after.set(Some(since_accept));
+                self.visit.is_watched.set(pass.connected());
             }
-            Err(failure) => stats.connect_failures.add(failure.reason),
+            Err(failure) => {
+                stats.connect_failures.add(failure.reason);
+                if failure.is_the_servers() {
+                    pass.failed(net.now());
+                }
+            }
         }
         let error = result.as_ref().err().map(|failure| failure.reason);
         let attempt = Attempt { server: Arc::clone(&server.live), why: choice.why, took, error };
         let mut attempts = self.visit.attempts.borrow_mut();
+        if attempts.len() >= ATTEMPTS_KEPT_MAX {
+            attempts.pop();
+        }
         attempts.reserve_exact(1); // nearly always the only one, and kept as long as the connection
         attempts.push(attempt);
         Ok(result)
@@ -224,26 +420,57 @@ impl Search<'_> {
 
     /// Nobody took the client: says why.
     fn give_up(&self, last: Option<(Failure, &Server)>) -> Close {
-        let tries = self.visit.attempts.borrow().len();
         let pool = &self.pool.plan.name;
-        let of =
-            if self.flow.is_none() { format!("of pool `{pool}`") } else { "of several pools".to_owned() };
         match last {
-            Some((failure, server)) if tries == 1 => failure.close(server),
-            Some((failure, server)) => Close {
-                reason: Reason::AllAttemptsFailed,
-                detail: format!(
-                    "{tries} servers {of} were tried and none took the connection; the last, {}",
-                    failure.told_of(server)
-                )
-                .into(),
-                ..failure.close(server)
-            },
+            Some((failure, server)) => {
+                let mut close = failure.close(server);
+                let (tries, servers, pools) = self.tally();
+                let of = if pools > 1 { "several pools".to_owned() } else { format!("pool `{pool}`") };
+                if servers > 1 {
+                    close.reason = Reason::AllAttemptsFailed;
+                }
+                if tries > 1 {
+                    close.detail = format!(
+                        "{tries} attempts on {servers} of the servers of {of} and none took the \
+                         connection; the last, {}",
+                        failure.told_of(server)
+                    )
+                    .into();
+                }
+                if self.is_over_budget.get() {
+                    close.detail = format!("{}; the pool's retry.budget is used up", close.detail).into();
+                }
+                close
+            }
             None if self.is_any_full() => refusal(
                 Reason::ServerLimit,
                 format!("every healthy server of pool `{pool}` is at its max_connections"),
             ),
-            None => refusal(Reason::NoHealthyServer, format!("pool `{pool}` has no healthy server")),
+            None => refusal(Reason::NoHealthyServer, self.why_nobody()),
+        }
+    }
+
+    /// Attempts, servers that they were made on, and pools of those.
+    fn tally(&self) -> (usize, usize, usize) {
+        let attempts = self.visit.attempts.borrow();
+        let mut servers: Vec<_> = attempts.iter().map(|attempt| Arc::as_ptr(&attempt.server)).collect();
+        servers.sort_unstable();
+        servers.dedup();
+        let mut pools: Vec<_> = attempts.iter().map(|attempt| attempt.server.pool.as_str()).collect();
+        pools.sort_unstable();
+        pools.dedup();
+        (attempts.len(), servers.len(), pools.len())
+    }
+
+    fn why_nobody(&self) -> String {
+        let (pool, now) = (&self.pool.plan.name, self.worker.net.now());
+        let servers = || self.pool.servers.iter().filter(|server| server.plan.weight > 0);
+        match servers().filter(|server| !server.live.guard.is_open(now)).count() {
+            0 => format!("pool `{pool}` has no healthy server"),
+            shut => format!(
+                "pool `{pool}` has no healthy server; of {} the circuit breakers of {shut} are open",
+                servers().count()
+            ),
         }
     }
 
@@ -314,6 +541,12 @@ impl Failure {
     fn timed_out(limit: Duration) -> Self {
         let told = format!("did not answer within connect_timeout ({limit:?})");
         Failure { reason: Reason::ConnectTimeout, errno: None, told }
+    }
+
+    /// It speaks against the server, and not only against this machine.
+    fn is_the_servers(&self) -> bool {
+        use Reason::{ConnectTimeout, ServerRefused, ServerReset, ServerUnreachable};
+        matches!(self.reason, ServerRefused | ServerReset | ConnectTimeout | ServerUnreachable)
     }
 
     /// The fault is this machine's, and another server would meet it too.

@@ -8,7 +8,9 @@ mod handover; // from the worker that took a client to the one that serves it
 mod admit; // may this client in?
 mod route; // which pool serves it
 mod connect; // servers in order of preference, until one takes it
+mod wait; // in the pool's line, when none takes it now
 mod relay; // both directions until both end
+mod lost; // when its server goes down
 mod close; // count it, log it, release
 mod visit; // what is known of one connection so far
 mod signal; // one task tells another, once

@@ -28,6 +28,10 @@ pub(super) struct Visit {
     /// Of the pool that serves it: another one once a fallback has been asked.
     pub(super) flow: RefCell<Arc<Flow>>,
     pub(super) attempts: RefCell<Vec<Attempt>>,
+    /// Outlier detection has not heard yet how the server serves this client.
+    pub(super) is_watched: Cell<bool>,
+    /// How long it waited in the pool's line.
+    pub(super) queued_for: Cell<Option<Duration>>,
     pub(super) connected_after: Cell<Option<Duration>>,
     pub(super) tally: Rc<Tally>,
     /// Among the worker's open connections.
@@ -44,6 +48,10 @@ pub(super) struct Visit {
 pub(super) enum Cut {
     /// `drain_timeout` has passed.
     DrainDeadline,
+    /// The server went down.
+    MarkedDown,
+    /// The server went down, and the time to drain is over.
+    Drained,
     /// The daemon stops at once.
     Stop,
 }
@@ -80,6 +88,8 @@ impl Visit {
             listener,
             flow: RefCell::new(flow),
             attempts: RefCell::default(),
+            is_watched: Cell::new(false),
+            queued_for: Cell::new(None),
             connected_after: Cell::new(None),
             tally: Rc::default(),
             place: Cell::default(),
@@ -87,6 +97,17 @@ impl Visit {
             cut: Signal::new(),
             _seat: seat,
         })
+    }
+
+    /// Tells outlier detection that the server has begun to answer, once; or that it never will.
+    pub(super) fn judge_server(&self, has_failed: bool, now: Instant) {
+        let is_good = self.tally.first_byte.get().is_some();
+        if self.is_watched.get() && (is_good || has_failed) {
+            self.is_watched.set(false);
+            if let Some(last) = self.attempts.borrow().last() {
+                last.server.guard.on_service(is_good, now);
+            }
+        }
     }
 
     /// Brings the counters of listener and server up to what has been moved. `worker` is the

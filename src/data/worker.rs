@@ -18,13 +18,13 @@ use slab::Slab;
 use super::accept::Door;
 use super::handover::{Crew, Taken};
 use super::listen::Bound;
-use super::signal::Signal;
+use super::signal::{Bell, Signal};
 use super::visit::{Cut, Visit};
 use crate::config::plan::Io;
 use crate::live::Room;
 use crate::net::{Driver, Loop, Net, either};
 use crate::orders::{self, Drained, Inbox, Order};
-use crate::snapshot::{Listener, Snapshot};
+use crate::snapshot::{Listener, Pool, Snapshot};
 use crate::telemetry::access_log::Ring;
 
 /// How often bytes of open connections are brought to the counters.
@@ -128,6 +128,7 @@ async fn work(net: Net, start: Start, crew: Arc<Crew>, inbox: Inbox, pulse: Arc<
         crew,
         access_log: start.access_log,
         snapshot: RefCell::new(start.snapshot),
+        news: Bell::default(),
         visits: RefCell::default(),
         next_conn: Cell::new(0),
         doors: RefCell::default(),
@@ -151,6 +152,8 @@ pub(super) struct Worker {
     pub(super) crew: Arc<Crew>,
     pub(super) access_log: Arc<Ring>,
     snapshot: RefCell<Arc<Snapshot>>,
+    /// Rings with each new snapshot.
+    pub(super) news: Bell,
     /// The open connections.
     visits: RefCell<Slab<Rc<Visit>>>,
     next_conn: Cell<u64>,
@@ -169,6 +172,11 @@ impl Worker {
     /// The listener of that name as it is now.
     pub(super) fn listener(&self, name: &str) -> Option<Arc<Listener>> {
         self.snapshot.borrow().listeners.get(name).cloned()
+    }
+
+    /// The pool of that name as it is now.
+    pub(super) fn pool(&self, name: &str) -> Option<Arc<Pool>> {
+        self.snapshot.borrow().pools.get(name).cloned()
     }
 
     pub(super) fn generation(&self) -> u64 {
@@ -192,7 +200,7 @@ impl Worker {
     pub(super) fn leave(&self, visit: &Visit) {
         self.visits.borrow_mut().remove(visit.place.get());
         if let Some(mut drained) = self.drained.get() {
-            if visit.cut.is_raised() {
+            if visit.cut.is_raised_as(|cut| matches!(cut, Cut::DrainDeadline | Cut::Stop)) {
                 drained.cut += 1;
             } else {
                 drained.finished += 1;
@@ -224,7 +232,11 @@ impl Worker {
     async fn obey(self: &Rc<Self>, inbox: Inbox, pulse: Arc<AtomicU64>) {
         loop {
             match inbox.next().await {
-                Order::Publish(snapshot) => *self.snapshot.borrow_mut() = snapshot,
+                Order::Publish(snapshot) => {
+                    let before = self.snapshot.replace(Arc::clone(&snapshot));
+                    self.news.ring();
+                    self.let_go_of_lost(&before, &snapshot);
+                }
                 Order::Beat => _ = pulse.fetch_add(1, Ordering::Relaxed),
                 Order::Drain { deadline } => self.end(deadline),
                 Order::Stop => {
@@ -265,7 +277,12 @@ impl Worker {
     /// Ends every connection, and each that the doors still let in.
     fn cut_all(&self, cut: Cut) {
         self.cutting.set(Some(cut));
-        self.visits.borrow().iter().for_each(|(_, visit)| visit.cut.raise(cut));
+        self.cut_some(cut, |_| true);
+    }
+
+    pub(super) fn cut_some(&self, cut: Cut, is_it: impl Fn(&Visit) -> bool) {
+        let visits = self.visits.borrow();
+        visits.iter().filter(|(_, visit)| is_it(visit)).for_each(|(_, visit)| visit.cut.raise(cut));
     }
 }
 
@@ -277,10 +294,14 @@ async fn take_handed(worker: Rc<Worker>) {
     }
 }
 
-/// Keeps the counters of open connections fresh.
+/// Keeps the counters of open connections fresh, and what is known of servers.
 async fn count_bytes(worker: Rc<Worker>) {
     loop {
         worker.net.sleep(COUNT_EVERY).await;
-        worker.visits.borrow().iter().for_each(|(_, visit)| visit.count_bytes(worker.index));
+        let now = worker.net.now();
+        worker.visits.borrow().iter().for_each(|(_, visit)| {
+            visit.count_bytes(worker.index);
+            visit.judge_server(false, now);
+        });
     }
 }

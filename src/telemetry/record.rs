@@ -60,6 +60,8 @@ pub struct Attempt {
 /// Time from the accept to the end of each step; `None` where it was not reached.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Times {
+    /// How long it waited in the pool's line, within what follows.
+    pub queue: Option<Duration>,
     pub connect: Option<Duration>,
     /// Of the server.
     pub first_byte: Option<Duration>,

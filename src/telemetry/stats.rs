@@ -37,6 +37,15 @@ pub struct ServerStats {
     pub connect: Histogram,
 }
 
+/// What one worker counts of one pool.
+#[derive(Debug, Default)]
+pub struct PoolStats {
+    /// Retries that were not made, because the pool's budget was used up.
+    pub retries_refused: Count,
+    /// Of clients that waited in the pool's line.
+    pub queue_wait: Histogram,
+}
+
 /// A count for each reason.
 #[derive(Debug)]
 pub struct ByReason([Count; Reason::ALL.len()]);

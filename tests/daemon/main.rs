@@ -14,8 +14,10 @@ mod fallback_pool; // another pool's servers, when one has none left
 mod limits; // never more than N
 mod observe; // what operators see
 mod peers; // scripted servers and clients
+mod queue; // clients that wait for a server
 mod reload; // SIGHUP
 mod slow_start; // a server that is new gets its share little by little
 mod spread; // how even workers are
 mod stop; // SIGTERM, and its friends
 mod tiers; // servers that stand by for others
+mod survive; // servers that fail: who is left alone, and for how long

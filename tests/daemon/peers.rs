@@ -177,6 +177,43 @@ impl Client {
     }
 }
 
+/// A server that takes each client and resets it without a word.
+pub struct Slammer {
+    pub address: SocketAddr,
+    taken: Arc<AtomicUsize>,
+    listener: Arc<TcpListener>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Slammer {
+    pub fn start() -> Slammer {
+        let address = (Ipv4Addr::LOCALHOST, free_port()).into();
+        let (listener, taken) = (Arc::new(listen(address)), Arc::<AtomicUsize>::default());
+        let thread = thread::spawn({
+            let (listener, taken) = (Arc::clone(&listener), Arc::clone(&taken));
+            move || {
+                while let Ok((stream, _)) = listener.accept() {
+                    taken.fetch_add(1, Ordering::SeqCst);
+                    let _ = socket2::SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO));
+                }
+            }
+        });
+        Slammer { address, taken, listener, thread: Some(thread) }
+    }
+
+    /// Clients that it has reset.
+    pub fn taken(&self) -> usize {
+        self.taken.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Slammer {
+    fn drop(&mut self) {
+        let _ = socket2::SockRef::from(&*self.listener).shutdown(Shutdown::Both);
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
 /// A listener whose queue is full: the kernel drops what comes, as a dead host does.
 pub struct BlackHole {
     pub address: SocketAddr,

@@ -250,6 +250,41 @@ fn only_sessions_of_the_stopped_server_are_lost_and_none_afterwards() {
     assert!(back > 0, "the server that came back takes sessions again");
 }
 
+/// The only server is stopped and started. Whoever connects meanwhile, by any client, is served in
+/// the end: to its clients the outage was a slow connect and not one error.
+#[test]
+fn sessions_that_begin_while_the_only_server_is_away_only_wait() {
+    let mut a = Postgres::start();
+    let rig = Rig::start(&[a.port], Check::TcpAndQueue);
+    pgbench_without_error(&rig, &["-C", "-c", "4", "-j", "2", "-t", "5"]);
+    let before = rig.settled().len();
+
+    a.stop_fast();
+    rig.wait_for_server("a", false);
+    let mut bench = load(&rig, &["-C", "-c", "8", "-j", "2", "-t", "50"]);
+    let failed = thread::scope(|scope| {
+        let clients = scope.spawn(|| sessions(rig.port, 40, 8));
+        eventually("nine clients that wait", PATIENCE, || {
+            (rig.daemon.metric("tidegate_pool_queued_connections", &[("pool", "p")]) >= 9.0).then_some(())
+        });
+        a.start_again();
+        clients.join().expect("the sessions end")
+    });
+    assert_eq!(failed, Vec::<String>::new());
+    assert_eq!(aborted(&mut bench), 0);
+    assert!(
+        bench.output().0.contains("number of transactions actually processed: 400/400"),
+        "{:?}",
+        bench.output()
+    );
+
+    let log = rig.settled();
+    let strange: Vec<_> = log.iter().filter(|record| word(record, "close.reason") != "done").collect();
+    assert!(strange.is_empty(), "every session ended in order, but: {strange:?}");
+    let waited = log[before..].iter().filter(|record| record["t"]["queue"].as_u64() > Some(100_000));
+    assert!(waited.count() >= 9, "those that came first waited for the server");
+}
+
 /// pgbench (read only, no vacuum) in the background.
 fn load(rig: &Rig, args: &[&str]) -> Load {
     let mut command = pgbench(rig.port);

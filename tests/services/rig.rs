@@ -25,6 +25,8 @@ pub enum Check {
     RetryOnly,
     /// Also by a TCP health check, twice a second.
     Tcp,
+    /// The same, and while none is up clients wait.
+    TcpAndQueue,
 }
 
 impl Rig {
@@ -75,7 +77,10 @@ fn config(port: u16, servers: &[u16], check: Check) -> String {
         let _ = writeln!(text, "  {{ name = \"{name}\", address = \"127.0.0.1:{port}\" }},");
     }
     text += "]\n";
-    if matches!(check, Check::Tcp) {
+    if matches!(check, Check::TcpAndQueue) {
+        text += "on_no_server = \"queue\"\nqueue = { max = 200, timeout = \"20s\" }\n";
+    }
+    if !matches!(check, Check::RetryOnly) {
         text += "\n[pool.p.health_check]\ntype = \"tcp\"\ninterval = \"500ms\"\ntimeout = \"500ms\"\nrise = 2\nfall = 2\n";
     }
     text

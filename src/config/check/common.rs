@@ -10,10 +10,12 @@ use super::{admission, keys};
 use crate::config::defaults as built_in;
 use crate::config::file::Kind;
 use crate::config::mistake::{Code, Mistake, Mistakes};
-use crate::config::plan::{Admission, Balance, OnNoServer, Retry, Tcp, WhenFull};
+use crate::config::plan::{Admission, Balance, OnNoServer, Queue, Retry, Tcp, WhenFull};
 
 /// More attempts than any pool has servers worth trying while a client waits.
 const ATTEMPTS_MAX: i64 = 100;
+/// Each client that waits holds a descriptor: no machine has more of them.
+const QUEUE_MAX: i64 = 1_000_000;
 
 /// What holds for every listener and pool that does not say otherwise.
 #[derive(Clone, Debug)]
@@ -28,6 +30,7 @@ pub struct Common {
     pub on_no_server: OnNoServer,
     pub retry: Retry,
     pub slow_start: Option<Duration>,
+    pub queue: Option<Queue>,
 }
 
 impl Default for Common {
@@ -43,6 +46,7 @@ impl Default for Common {
             on_no_server: built_in::ON_NO_SERVER,
             retry: Retry::default(),
             slow_start: built_in::SLOW_START,
+            queue: None,
         }
     }
 }
@@ -99,6 +103,9 @@ pub fn for_pool(section: &Section<'_>, mut common: Common, found: &mut Mistakes)
     if let Some(field) = section.get("slow_start") {
         common.slow_start = leaf::duration_or_off(field, Span::Positive, found).unwrap_or(common.slow_start);
     }
+    if let Some(field) = section.get("queue") {
+        common.queue = queue(field, found).or(common.queue);
+    }
     common
 }
 
@@ -123,6 +130,25 @@ pub fn tcp(section: &Section<'_>, mut tcp: Tcp, found: &mut Mistakes) -> Tcp {
     tcp
 }
 
+fn queue(field: Field<'_>, found: &mut Mistakes) -> Option<Queue> {
+    if let Kind::Integer(max) = field.value.kind {
+        let mistake = field.wrong_type("a table").help("the table has a key for it");
+        found.add(mistake.patch(field.value.span.clone(), format!("{{ max = {max} }}")));
+        return None;
+    }
+    let table = leaf::table(field, "a table such as { max = 1000, timeout = \"5s\" }", found)?;
+    let section = Section::read("queue", table, &keys::QUEUE, found);
+    let mut queue = Queue::default();
+    if let Some(field) = section.get("max") {
+        let read = leaf::number(field, 1, QUEUE_MAX, found);
+        queue.max = read.and_then(|max| usize::try_from(max).ok()).unwrap_or(queue.max);
+    }
+    if let Some(field) = section.get("timeout") {
+        queue.timeout = leaf::duration(field, Span::Positive, found).unwrap_or(queue.timeout);
+    }
+    Some(queue)
+}
+
 fn retry(field: Field<'_>, found: &mut Mistakes) -> Option<Retry> {
     if let Kind::Integer(attempts) = field.value.kind {
         let mistake = field.wrong_type("a table").help("the table has a key for it");
@@ -131,11 +157,43 @@ fn retry(field: Field<'_>, found: &mut Mistakes) -> Option<Retry> {
     }
     let table = leaf::table(field, "a table such as { attempts = 3 }", found)?;
     let section = Section::read("retry", table, &keys::RETRY, found);
-    let attempts = section.get("attempts").map(|field| leaf::number(field, 1, ATTEMPTS_MAX, found));
-    match attempts {
-        Some(read) => {
-            read.and_then(|attempts| u32::try_from(attempts).ok()).map(|attempts| Retry { attempts })
+    let mut retry = Retry::default();
+    if let Some(field) = section.get("attempts") {
+        let read = leaf::number(field, 1, ATTEMPTS_MAX, found);
+        retry.attempts = read.and_then(|attempts| u32::try_from(attempts).ok()).unwrap_or(retry.attempts);
+    }
+    let mut length = |key, value: &mut Duration| {
+        let read = section.get(key).and_then(|field| leaf::duration(field, Span::Positive, found));
+        *value = read.unwrap_or(*value);
+    };
+    length("backoff", &mut retry.backoff);
+    length("deadline", &mut retry.deadline);
+    // Left out, it is no shorter than what is written for the first pause.
+    retry.max_backoff = retry.max_backoff.max(retry.backoff);
+    length("max_backoff", &mut retry.max_backoff);
+    if let Some(field) = section.get("budget") {
+        retry.budget = leaf::percent(field, found).unwrap_or(retry.budget);
+    }
+    check_pauses(&section, retry, found);
+    Some(retry)
+}
+
+fn check_pauses(section: &Section<'_>, retry: Retry, found: &mut Mistakes) {
+    let Retry { attempts, backoff, max_backoff, .. } = retry;
+    if let Some(field) = section.get("max_backoff").filter(|_| max_backoff < backoff) {
+        let message = "`max_backoff` is shorter than `backoff`";
+        let label = format!("backoff is {backoff:?}");
+        let mistake = Mistake::new(Code::OutOfRange, field.value.span.clone(), message).label(label);
+        found.add(mistake.help("the first pause is `backoff`, and none is longer than `max_backoff`"));
+    }
+    if attempts > 1 {
+        return;
+    }
+    for key in ["backoff", "max_backoff", "budget", "deadline"] {
+        if let Some(field) = section.get(key) {
+            let message = format!("`{key}` has no effect");
+            let mistake = Mistake::new(Code::NoEffect, field.value.span.clone(), message);
+            found.add(mistake.label("with one attempt there is no retry"));
         }
-        None => Some(Retry::default()),
     }
 }

@@ -95,6 +95,7 @@ pub const DEFAULTS: Keys = Keys {
         "on_no_server",
         "retry",
         "slow_start",
+        "queue",
     ],
     foreign: FOREIGN_TIMES,
 };
@@ -160,7 +161,11 @@ pub const POOL: Keys = Keys {
         "on_no_server",
         "slow_start",
         "fallback",
+        "on_server_down",
+        "queue",
         "health_check",
+        "outlier_detection",
+        "circuit_breaker",
     ],
     foreign: &[
         ("algorithm", "balance"),
@@ -177,6 +182,13 @@ pub const POOL: Keys = Keys {
         ("check", "health_check"),
         ("option_tcp_check", "health_check"),
         ("retries", "retry"),
+        ("on_marked_down", "on_server_down"),
+        ("timeout_queue", "queue"),
+        ("maxqueue", "queue"),
+        ("outliers", "outlier_detection"),
+        ("passive_health_check", "outlier_detection"),
+        ("observe", "outlier_detection"),
+        ("circuit_breakers", "circuit_breaker"),
         ("timeout_connect", "connect_timeout"),
         ("proxy_connect_timeout", "connect_timeout"),
         ("keepalive", "tcp_keepalive"),
@@ -194,7 +206,36 @@ pub const POOL: Keys = Keys {
     ],
 };
 
-pub const RETRY: Keys = Keys { header: "retry", names: &["attempts"], foreign: &[("retries", "attempts")] };
+pub const RETRY: Keys = Keys {
+    header: "retry",
+    names: &["attempts", "backoff", "max_backoff", "budget", "deadline"],
+    foreign: &[
+        ("retries", "attempts"),
+        ("max_retries", "attempts"),
+        ("max_attempts", "attempts"),
+        ("tries", "attempts"),
+        ("base_interval", "backoff"),
+        ("base_delay", "backoff"),
+        ("max_interval", "max_backoff"),
+        ("max_delay", "max_backoff"),
+        ("retry_budget", "budget"),
+        ("budget_percent", "budget"),
+        ("timeout", "deadline"),
+    ],
+};
+
+pub const QUEUE: Keys = Keys {
+    header: "queue",
+    names: &["max", "timeout"],
+    foreign: &[
+        ("size", "max"),
+        ("length", "max"),
+        ("max_length", "max"),
+        ("maxqueue", "max"),
+        ("max_pending_requests", "max"),
+        ("max_wait", "timeout"),
+    ],
+};
 
 pub const AFFINITY: Keys = Keys {
     header: "affinity",
@@ -280,11 +321,54 @@ pub const STEP: Keys = Keys {
     ],
 };
 
+pub const OUTLIER_DETECTION: Keys = Keys {
+    header: "[pool.NAME.outlier_detection]",
+    names: &["consecutive_failures", "failure_ratio", "min_connections", "eject_for", "max_ejected"],
+    foreign: &[
+        ("consecutive_5xx", "consecutive_failures"),
+        ("consecutive_gateway_failure", "consecutive_failures"),
+        ("consecutive_local_origin_failure", "consecutive_failures"),
+        ("error_limit", "consecutive_failures"),
+        ("max_fails", "consecutive_failures"),
+        ("failure_percentage_threshold", "failure_ratio"),
+        ("failure_percentage_request_volume", "min_connections"),
+        ("base_ejection_time", "eject_for"),
+        ("fail_timeout", "eject_for"),
+        ("max_ejection_percent", "max_ejected"),
+    ],
+};
+
+pub const CIRCUIT_BREAKER: Keys = Keys {
+    header: "[pool.NAME.circuit_breaker]",
+    names: &["failures", "window", "open_for", "half_open_trials"],
+    foreign: &[
+        ("max_failures", "failures"),
+        ("error_limit", "failures"),
+        ("max_fails", "failures"),
+        ("interval", "window"),
+        ("fail_timeout", "open_for"),
+        ("reset_timeout", "open_for"),
+        ("sleep_window", "open_for"),
+        ("half_open_requests", "half_open_trials"),
+    ],
+};
+
 /// Where a key of the right name in the wrong table may have been meant for.
-pub const TABLES: [&Keys; 8] = [&PROCESS, &ADMIN, &LOG, &ACCESS, &LISTENER, &POOL, &HEALTH_CHECK, &SERVER];
+pub const TABLES: [&Keys; 10] = [
+    &PROCESS,
+    &ADMIN,
+    &LOG,
+    &ACCESS,
+    &LISTENER,
+    &POOL,
+    &HEALTH_CHECK,
+    &OUTLIER_DETECTION,
+    &CIRCUIT_BREAKER,
+    &SERVER,
+];
 
 /// Every kind of table, in the order of the reference.
-pub const ALL: [&Keys; 13] = [
+pub const ALL: [&Keys; 16] = [
     &ROOT,
     &PROCESS,
     &ADMIN,
@@ -295,9 +379,12 @@ pub const ALL: [&Keys; 13] = [
     &POOL,
     &RETRY,
     &AFFINITY,
+    &QUEUE,
     &SERVER,
     &HEALTH_CHECK,
     &STEP,
+    &OUTLIER_DETECTION,
+    &CIRCUIT_BREAKER,
 ];
 
 const FOREIGN_TIMES: &[(&str, &str)] = &[
@@ -353,8 +440,21 @@ pub const FOREIGN_LEVEL: &[(&str, &str)] = &[
     ("verbose", "debug"),
 ];
 
-pub const FOREIGN_REFUSE: &[(&str, &str)] =
-    &[("reject", "refuse"), ("reset", "refuse"), ("drop", "refuse"), ("close", "refuse"), ("queue", "wait")];
+pub const FOREIGN_REFUSE: &[(&str, &str)] = &[
+    ("reject", "refuse"),
+    ("reset", "refuse"),
+    ("drop", "refuse"),
+    ("close", "refuse"),
+    ("queue", "wait"),
+    ("wait", "queue"),
+];
+
+pub const FOREIGN_DOWN: &[(&str, &str)] = &[
+    ("none", "keep"),
+    ("close", "close-connections"),
+    ("reset", "close-connections"),
+    ("shutdown-sessions", "close-connections"),
+];
 
 pub const FOREIGN_FORMAT: &[(&str, &str)] = &[("plain", "text"), ("logfmt", "text"), ("pretty", "text")];
 

@@ -14,6 +14,7 @@ mod login; // who logs in for a check, and the file of the password
 mod listener; // [listener.NAME]
 mod pool; // [pool.NAME] and its servers
 mod prefix; // a network of addresses
+mod survival; // what a pool does about servers that fail
 mod probe; // and what it asks
 mod process; // [process], [admin], [log]
 mod steps; // of a check in the operator's own words

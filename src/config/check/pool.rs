@@ -10,10 +10,10 @@ use super::health_check::health_check;
 use super::leaf::{self, Span};
 use super::listener::missing;
 use super::section::{Field, Section};
-use super::{check_name, keys};
+use super::{check_name, keys, survival};
 use crate::config::file::{Entry, Kind, Value};
 use crate::config::mistake::{Code, Mistake, Mistakes, quoted};
-use crate::config::plan::{Affinity, AffinityBy, Balance, HashKey, Pool, Server};
+use crate::config::plan::{Affinity, AffinityBy, Balance, HashKey, OnNoServer, OnServerDown, Pool, Server};
 
 /// A weight beyond this is a slip; shares finer than a thousandth mean nothing for connections.
 const WEIGHT_MAX: i64 = 1000;
@@ -64,6 +64,14 @@ pub fn pool(entry: &Entry, common: &Common, found: &mut Mistakes) -> PoolAt {
     at.plan.retry = own.retry;
     at.plan.slow_start = own.slow_start;
     check_slow_start(&section, &at.plan, found);
+    at.plan.queue = match own.on_no_server {
+        OnNoServer::Queue => Some(own.queue.unwrap_or_default()),
+        OnNoServer::Refuse => own.queue,
+    };
+    check_queue(&section, &at.plan, found);
+    if let Some(field) = section.get("on_server_down") {
+        at.plan.on_server_down = survival::on_server_down(field, found).unwrap_or(at.plan.on_server_down);
+    }
     at.plan.tcp = common::tcp(&section, common.tcp, found);
     at.plan.hash_key = hash_key(&section, own.balance, found).unwrap_or(at.plan.hash_key);
     at.plan.max_load = max_load(&section, own.balance, found);
@@ -73,7 +81,35 @@ pub fn pool(entry: &Entry, common: &Common, found: &mut Mistakes) -> PoolAt {
         at.fallback_span = at.plan.fallback.is_some().then(|| field.value.span.clone());
     }
     at.plan.health_check = section.get("health_check").and_then(|field| health_check(name, field, found));
+    at.plan.outlier_detection = section
+        .get("outlier_detection")
+        .and_then(|field| survival::outlier_detection(name, at.plan.servers.len(), field, found));
+    at.plan.circuit_breaker =
+        section.get("circuit_breaker").and_then(|field| survival::circuit_breaker(name, field, found));
+    check_down(&section, &at.plan, found);
     at
+}
+
+/// Without checks no server goes down.
+fn check_down(section: &Section<'_>, pool: &Pool, found: &mut Mistakes) {
+    let is_idle = pool.health_check.is_none() && pool.on_server_down != OnServerDown::Keep;
+    if let Some(field) = section.get("on_server_down").filter(|_| is_idle) {
+        let mistake =
+            Mistake::new(Code::NoEffect, field.value.span.clone(), "`on_server_down` has no effect");
+        let help = format!("add a table `[pool.{}.health_check]`", pool.name);
+        found.add(mistake.label("without checks no server goes down").help(help));
+    }
+}
+
+/// A line in which nobody would ever stand.
+fn check_queue(section: &Section<'_>, pool: &Pool, found: &mut Mistakes) {
+    let can_wait = pool.on_no_server == OnNoServer::Queue
+        || pool.servers.iter().any(|server| server.max_connections.is_some());
+    if let Some(field) = section.get("queue").filter(|_| !can_wait) {
+        let mistake = Mistake::new(Code::NoEffect, field.value.span.clone(), "`queue` has no effect");
+        let label = "no server has `max_connections`, so none is ever full";
+        found.add(mistake.label(label).help("`on_no_server = \"queue\"` lets clients wait for any server"));
+    }
 }
 
 fn hash_key(section: &Section<'_>, balance: Balance, found: &mut Mistakes) -> Option<HashKey> {

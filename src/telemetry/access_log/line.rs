@@ -64,6 +64,8 @@ struct ToldAttempt<'a> {
 #[derive(Serialize)]
 struct ToldTimes {
     #[serde(skip_serializing_if = "Option::is_none")]
+    queue: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     connect: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     first_byte: Option<u64>,
@@ -123,7 +125,12 @@ fn attempts(record: &Record) -> Vec<ToldAttempt<'_>> {
 }
 
 fn times(times: &Times) -> ToldTimes {
-    ToldTimes { connect: times.connect.map(us), first_byte: times.first_byte.map(us), total: us(times.total) }
+    ToldTimes {
+        queue: times.queue.map(us),
+        connect: times.connect.map(us),
+        first_byte: times.first_byte.map(us),
+        total: us(times.total),
+    }
 }
 
 fn close(record: &Record) -> ToldClose<'_> {
@@ -192,6 +199,7 @@ fn append_text(line: &mut Vec<u8>, told: &Told<'_>) {
     text.word_if("server_addr", told.server_addr.as_deref());
     text.word_if("balance", told.balance.as_deref());
     text.word_if("attempts", attempts_text(&told.attempts).as_deref());
+    text.number_if("t.queue", told.t.queue);
     text.number_if("t.connect", told.t.connect);
     text.number_if("t.first_byte", told.t.first_byte);
     text.number("t.total", told.t.total);
@@ -287,6 +295,7 @@ pub(super) mod tests {
                 Attempt { server: "b".into(), took: Duration::from_micros(180), error: None },
             ],
             times: Times {
+                queue: None,
                 connect: Some(Duration::from_micros(600)),
                 first_byte: None,
                 total: Duration::from_millis(2),

@@ -1,0 +1,349 @@
+//! May a server be tried, by what has become of those who tried before.
+//!
+//! Decides nothing itself: that is `core/breaker.rs` and `core/outlier.rs`. It is shared by all
+//! workers, so the rules hold exactly, under a lock that is taken a few times for each connection
+//! and never for a byte; a server without rules costs one load. [`Guard::is_open`] takes no
+//! lock: it may be one connect behind, and [`Guard::enter`] then has the last word.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::core::breaker::{self, Breaker, Entry, Gate};
+use crate::core::outlier::{self, Cause, Outlier, Ward};
+
+/// One server's. It outlives every reload.
+#[derive(Debug)]
+pub struct Guard {
+    /// Where its count of microseconds begins.
+    born: Instant,
+    /// Its number in the ward; no other server of the process has it.
+    number: u64,
+    ward: Arc<Mutex<Ward>>,
+    is_on: AtomicBool,
+    /// From when on the breaker may let somebody in; see [`Guard::ticks`]. 0 is from always.
+    gate: AtomicU64,
+    /// Until when it is ejected; 0 is not.
+    ejected_until: AtomicU64,
+    inside: Mutex<Inside>,
+}
+
+#[derive(Debug, Default)]
+struct Inside {
+    breaker: Option<Breaker>,
+    outlier: Option<Outlier>,
+}
+
+/// The rules of a pool for each of its servers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rules {
+    pub breaker: Option<breaker::Rules>,
+    pub outlier: Option<outlier::Rules>,
+}
+
+/// What the views tell of a breaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Circuit {
+    pub state: breaker::State,
+    /// Until trials begin.
+    pub open_for: Option<Duration>,
+    /// How often it has opened.
+    pub opened: u64,
+}
+
+/// What the views tell of ejections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watched {
+    /// While it is ejected: for how long yet, and why.
+    pub ejected: Option<(Duration, Cause)>,
+    /// How often it was.
+    pub ejections: u64,
+}
+
+impl Guard {
+    /// In the ward of its pool.
+    pub fn new(born: Instant, ward: Arc<Mutex<Ward>>) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Guard {
+            born,
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
+            ward,
+            is_on: AtomicBool::new(false),
+            gate: AtomicU64::new(0),
+            ejected_until: AtomicU64::new(0),
+            inside: Mutex::default(),
+        }
+    }
+
+    /// Its number in the ward.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The rules of the plan in use. What is known under the old ones stays known.
+    pub fn set_rules(&self, rules: Rules) {
+        let mut inside = self.inside();
+        match (rules.breaker, &mut inside.breaker) {
+            (Some(rules), Some(breaker)) => breaker.set_rules(rules),
+            (rules, breaker) => *breaker = rules.map(Breaker::new),
+        }
+        match (rules.outlier, &mut inside.outlier) {
+            (Some(rules), Some(outlier)) => outlier.set_rules(rules),
+            (rules, outlier) => *outlier = rules.map(Outlier::new),
+        }
+        if inside.outlier.is_none() {
+            self.ejected_until.store(0, Ordering::Relaxed);
+        }
+        self.is_on.store(inside.breaker.is_some() || inside.outlier.is_some(), Ordering::Relaxed);
+        self.note_gate(&inside);
+    }
+
+    /// Is it worth trying to enter.
+    pub fn is_open(&self, now: Instant) -> bool {
+        let gate = self.gate.load(Ordering::Relaxed);
+        gate == 0 || gate <= self.ticks(now)
+    }
+
+    pub fn is_ejected(&self, now: Instant) -> bool {
+        let until = self.ejected_until.load(Ordering::Relaxed);
+        until != 0 && self.ticks(now) < until
+    }
+
+    /// Lets a connection in that is about to be made, or says no.
+    pub fn enter(&self, now: Instant) -> Option<Pass<'_>> {
+        if !self.is_on.load(Ordering::Relaxed) {
+            return Some(Pass { guard: self, entry: None, is_watched: false });
+        }
+        let mut inside = self.inside();
+        let is_watched = inside.outlier.is_some();
+        let Some(breaker) = &mut inside.breaker else {
+            return Some(Pass { guard: self, entry: None, is_watched });
+        };
+        let entry = breaker.enter(now);
+        self.note_gate(&inside);
+        entry.map(|entry| Pass { guard: self, entry: Some(entry), is_watched })
+    }
+
+    /// A connection that was made has shown that the server works, or that it does not.
+    pub fn on_service(&self, is_good: bool, now: Instant) {
+        self.judge(&mut self.inside(), is_good, now);
+    }
+
+    /// `None`: it has no breaker.
+    pub fn circuit(&self, now: Instant) -> Option<Circuit> {
+        let inside = self.inside();
+        let breaker = inside.breaker.as_ref()?;
+        let open_for = match breaker.gate() {
+            Gate::At(until) => Some(until.saturating_duration_since(now)).filter(|left| !left.is_zero()),
+            Gate::Now | Gate::Later => None,
+        };
+        Some(Circuit { state: breaker.state(now), open_for, opened: breaker.opened() })
+    }
+
+    /// `None`: nobody looks out for outliers.
+    pub fn watched(&self, now: Instant) -> Option<Watched> {
+        let inside = self.inside();
+        let outlier = inside.outlier.as_ref()?;
+        let ejected = outlier.ejected(now).map(|ejection| (ejection.until - now, ejection.cause));
+        Some(Watched { ejected, ejections: outlier.ejections() })
+    }
+
+    fn judge(&self, inside: &mut Inside, is_good: bool, now: Instant) {
+        let Some(outlier) = &mut inside.outlier else { return };
+        if is_good {
+            return outlier.on_success(now);
+        }
+        let Some(ejection) = outlier.on_failure(now) else { return };
+        let mut ward = self.ward.lock().unwrap_or_else(PoisonError::into_inner);
+        if ward.admit(self.number, ejection.until, now) {
+            outlier.eject(ejection);
+            self.ejected_until.store(self.ticks(ejection.until), Ordering::Relaxed);
+        }
+    }
+
+    /// Microseconds since it was made, from 1 on.
+    fn ticks(&self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(self.born).as_micros();
+        u64::try_from(since).map_or(u64::MAX - 1, |since| since.saturating_add(1))
+    }
+
+    fn note_gate(&self, inside: &Inside) {
+        let gate = match inside.breaker.as_ref().map_or(Gate::Now, Breaker::gate) {
+            Gate::Now => 0,
+            Gate::At(until) => self.ticks(until),
+            Gate::Later => u64::MAX,
+        };
+        self.gate.store(gate, Ordering::Relaxed);
+    }
+
+    /// Whoever panicked in here has changed one thing by one step or not at all.
+    fn inside(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Leave to connect to a server. Whoever has it says how the connect went; dropping it instead
+/// says nothing of the server.
+#[derive(Debug)]
+pub struct Pass<'a> {
+    guard: &'a Guard,
+    /// `None`: there is no breaker to be told, or it has been.
+    entry: Option<Entry>,
+    is_watched: bool,
+}
+
+impl Pass<'_> {
+    /// Says whether [`Guard::on_service`] is to hear what follows.
+    pub fn connected(mut self) -> bool {
+        self.tell_breaker(Breaker::on_success);
+        self.is_watched
+    }
+
+    pub fn failed(mut self, now: Instant) {
+        self.tell_breaker(|breaker, entry| _ = breaker.on_failure(entry, now));
+        if self.is_watched {
+            self.guard.on_service(false, now);
+        }
+    }
+
+    fn tell_breaker(&mut self, tell: impl FnOnce(&mut Breaker, Entry)) {
+        let Some(entry) = self.entry.take() else { return };
+        let mut inside = self.guard.inside();
+        if let Some(breaker) = &mut inside.breaker {
+            tell(breaker, entry);
+        }
+        self.guard.note_gate(&inside);
+    }
+}
+
+impl Drop for Pass<'_> {
+    fn drop(&mut self) {
+        self.tell_breaker(Breaker::on_abandoned);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::thread;
+
+    use super::*;
+
+    const BREAKER: breaker::Rules = breaker::Rules {
+        failures: 2,
+        window: Duration::from_secs(10),
+        open_for: Duration::from_secs(5),
+        half_open_trials: 3,
+    };
+    const OUTLIER: outlier::Rules = outlier::Rules {
+        consecutive_failures: 2,
+        failure_ratio: 1.0,
+        min_connections: 100,
+        eject_for: Duration::from_secs(30),
+        max_ejected: 0.5,
+    };
+
+    fn breaking(breaker: Option<breaker::Rules>) -> Rules {
+        Rules { breaker, outlier: None }
+    }
+
+    /// A guard whose breaker has just opened.
+    fn open(now: Instant) -> Guard {
+        let guard = Guard::new(now, Arc::default());
+        guard.set_rules(breaking(Some(BREAKER)));
+        for _ in 0..2 {
+            guard.enter(now).expect("closed").failed(now);
+        }
+        guard
+    }
+
+    #[test]
+    fn without_rules_it_lets_everybody_in_whatever_happens() {
+        let (guard, now) = (Guard::new(Instant::now(), Arc::default()), Instant::now());
+        for _ in 0..100 {
+            guard.enter(now).expect("no rules").failed(now);
+        }
+        assert!(guard.is_open(now) && !guard.is_ejected(now));
+        assert!(guard.circuit(now).is_none() && guard.watched(now).is_none());
+    }
+
+    #[test]
+    fn what_is_open_is_seen_without_a_lock_and_ends_in_time() {
+        let now = Instant::now();
+        let guard = open(now);
+        assert!(!guard.is_open(now + Duration::from_millis(4999)) && guard.enter(now).is_none());
+        assert_eq!(guard.circuit(now).expect("a breaker").open_for, Some(BREAKER.open_for));
+        let later = now + BREAKER.open_for;
+        assert!(guard.is_open(later));
+        let trials: Vec<_> = std::iter::from_fn(|| guard.enter(later)).collect();
+        assert_eq!((trials.len(), guard.is_open(later)), (3, false));
+        drop(trials);
+        assert!(guard.is_open(later), "they came to nothing, and others may try");
+    }
+
+    #[test]
+    fn rules_that_go_let_everybody_in_and_rules_that_change_keep_the_state() {
+        let now = Instant::now();
+        let guard = open(now);
+        guard.set_rules(breaking(Some(breaker::Rules { failures: 9, ..BREAKER })));
+        assert!(!guard.is_open(now));
+        guard.set_rules(Rules::default());
+        assert!(guard.is_open(now));
+    }
+
+    #[test]
+    fn workers_that_race_never_have_more_trials_under_way_than_the_rules_say() {
+        let now = Instant::now();
+        let guard = open(now);
+        let later = now + BREAKER.open_for;
+        let (under_way, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        thread::scope(|threads| {
+            for _ in 0..8 {
+                threads.spawn(|| {
+                    for _ in 0..2_000 {
+                        if let Some(pass) = guard.enter(later) {
+                            most.fetch_max(under_way.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                            thread::yield_now(); // so that others come while it is under way
+                            under_way.fetch_sub(1, Ordering::SeqCst);
+                            drop(pass);
+                        }
+                    }
+                });
+            }
+        });
+        assert!((1..=3).contains(&most.into_inner()));
+        assert!(guard.is_open(later), "every trial was given back");
+    }
+
+    #[test]
+    fn workers_that_race_never_eject_more_servers_than_the_pool_can_spare() {
+        let (now, ward) = (Instant::now(), Arc::<Mutex<Ward>>::default());
+        let guards: Vec<_> = (0..4).map(|_| Guard::new(now, Arc::clone(&ward))).collect();
+        let numbers: Vec<_> = guards.iter().map(Guard::number).collect();
+        ward.lock().expect("whole").fit(&numbers, OUTLIER.max_ejected);
+        guards.iter().for_each(|guard| guard.set_rules(Rules { outlier: Some(OUTLIER), breaker: None }));
+        thread::scope(|threads| {
+            for guard in guards.iter().chain(&guards) {
+                threads.spawn(|| (0..100).for_each(|_| guard.enter(now).expect("no breaker").failed(now)));
+            }
+        });
+        let out = guards.iter().filter(|guard| guard.is_ejected(now)).count();
+        let told = guards.iter().filter_map(|guard| guard.watched(now)?.ejected).count();
+        assert_eq!((out, told), (2, 2));
+        let later = now + OUTLIER.eject_for;
+        assert!(!guards.iter().any(|guard| guard.is_ejected(later)));
+    }
+
+    #[test]
+    fn a_connection_that_was_made_is_not_yet_a_success() {
+        let (now, ward) = (Instant::now(), Arc::<Mutex<Ward>>::default());
+        let guard = Guard::new(now, Arc::clone(&ward));
+        ward.lock().expect("whole").fit(&[guard.number(), u64::MAX], OUTLIER.max_ejected);
+        guard.set_rules(Rules { outlier: Some(OUTLIER), breaker: None });
+        for _ in 0..2 {
+            assert!(guard.enter(now).expect("no breaker").connected());
+            guard.on_service(false, now);
+        }
+        assert!(guard.is_ejected(now));
+    }
+}

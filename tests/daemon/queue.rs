@@ -1,0 +1,162 @@
+//! Clients that wait for a server: in what order, how many, how long.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::peers::{Client, Greeter, config, config_at, nobody};
+use crate::support::record::{accepted_at, number, word};
+use crate::support::{Daemon, PATIENCE, eventually};
+
+/// As few looks at a dead server as a test can bear.
+const WAITS: &str = "on_no_server = \"queue\"\nqueue = { timeout = \"20s\" }";
+
+fn queued(daemon: &Daemon) -> f64 {
+    daemon.metric("tidegate_pool_queued_connections", &[("pool", "p")])
+}
+
+fn wait_for_line(daemon: &Daemon, length: usize) {
+    eventually(&format!("{length} in the line"), PATIENCE, || {
+        (queued(daemon) == length as f64).then_some(())
+    });
+}
+
+/// A client that says who served it, and leaves.
+fn visitor(from: Ipv4Addr, front: SocketAddr) -> JoinHandle<std::io::Result<String>> {
+    thread::spawn(move || {
+        let mut client = Client::connect_from(from, front)?;
+        client.echo(b"hello")?;
+        let server = client.server.clone();
+        client.leave()?;
+        Ok(server)
+    })
+}
+
+fn full_server(server: &Greeter) -> String {
+    server.toml().replace(" }", ", max_connections = 1 }")
+}
+
+#[test]
+fn while_the_only_server_is_away_clients_only_wait() {
+    let address = nobody();
+    let (text, front) = config(&[format!("\"{address}\"")], "", WAITS);
+    let daemon = Daemon::start(&text);
+    let clients: Vec<_> = (0..100).map(|_| visitor(Ipv4Addr::LOCALHOST, front)).collect();
+    wait_for_line(&daemon, 100);
+    let _back = Greeter::at("back", address);
+    for client in clients {
+        assert_eq!(client.join().unwrap().expect("it only waited"), "back");
+    }
+    wait_for_line(&daemon, 0);
+    let log = daemon.access_log_of(100);
+    assert!(log.iter().all(|record| word(record, "close.reason") == "done"));
+    assert!(log.iter().all(|record| number(record, "t.queue") <= number(record, "t.connect")));
+    assert_eq!(daemon.metric("tidegate_queue_wait_seconds_count", &[("pool", "p")]), 100.0);
+}
+
+#[test]
+fn a_line_asks_a_dead_server_as_one_client() {
+    let pauses = "retry = { attempts = 1, backoff = \"200ms\" }";
+    let (text, front) =
+        config(&[format!("\"{}\"", nobody())], "", &format!("{pauses}\n{WAITS}").replace("20s", "2s"));
+    let daemon = Daemon::start(&text);
+    let clients: Vec<_> = (0..50).map(|_| visitor(Ipv4Addr::LOCALHOST, front)).collect();
+    clients.into_iter().for_each(|client| _ = client.join().unwrap().expect_err("nobody is there"));
+    let log = daemon.access_log_of(50);
+    assert!(log.iter().all(|record| word(record, "close.reason") == "queue_timeout"), "{log:?}");
+    assert!(log.iter().any(|record| word(record, "close.detail").contains("refused")), "{log:?}");
+    // Each asks once on coming, as long as there is no line. Then one at a time: 20 pauses of 100 ms in 2 s
+    // at the most, and with each whose time is over the next begins with a short pause.
+    let dials = daemon.metric("tidegate_server_connect_failures_total", &[]);
+    assert!(dials <= 50.0 + 20.0 + 50.0, "{dials} connects for 50 clients that waited 2 s");
+}
+
+#[test]
+fn a_server_that_comes_up_is_given_to_the_line_at_once() {
+    let address = nobody();
+    let check = "[pool.p.health_check]\ninterval = \"50ms\"\ntimeout = \"50ms\"\nrise = 1\nfall = 1";
+    // Pauses of an hour: only the news that it is up can end them.
+    let pauses = "retry = { backoff = \"1h\" }";
+    let (text, front) = config(&[format!("\"{address}\"")], "", &format!("{WAITS}\n{pauses}\n{check}"));
+    let daemon = Daemon::start(&text);
+    eventually("the server to be down", PATIENCE, || {
+        (daemon.metric("tidegate_pool_servers", &[("state", "down")]) == 1.0).then_some(())
+    });
+    let clients: Vec<_> = (0..10).map(|_| visitor(Ipv4Addr::LOCALHOST, front)).collect();
+    wait_for_line(&daemon, 10);
+    let _back = Greeter::at("back", address);
+    clients.into_iter().for_each(|client| assert_eq!(client.join().unwrap().expect("it waited"), "back"));
+}
+
+#[test]
+fn a_place_that_is_given_back_goes_to_the_line_and_sources_take_turns() {
+    let server = Greeter::start("a");
+    let (text, front) =
+        config(&[full_server(&server)], "", "queue = { timeout = \"20s\" }\nretry = { backoff = \"1h\" }");
+    let daemon = Daemon::start(&text);
+    let first = Client::connect(front).unwrap();
+    let (greedy, modest) = (Ipv4Addr::new(127, 0, 4, 1), Ipv4Addr::new(127, 0, 4, 2));
+    let mut clients = Vec::new();
+    for (place, from) in [greedy, greedy, greedy, greedy, modest].into_iter().enumerate() {
+        clients.push(visitor(from, front));
+        wait_for_line(&daemon, place + 1);
+    }
+    first.leave().unwrap();
+    clients.into_iter().for_each(|client| assert_eq!(client.join().unwrap().expect("it waited"), "a"));
+    let mut log = daemon.access_log_of(6);
+    log.sort_by_key(|record| accepted_at(record) + Duration::from_micros(number(record, "t.connect")));
+    let place = log[1..].iter().position(|record| word(record, "client").starts_with("127.0.4.2"));
+    assert!(place <= Some(2), "the modest client was {place:?} after four of the greedy one");
+    assert!(server.most_open() <= 2, "its end is seen a moment after its place was given on");
+}
+
+#[test]
+fn a_line_that_is_full_refuses_and_one_that_is_waited_in_too_long_gives_up() {
+    let server = Greeter::start("a");
+    let (text, front) = config(&[full_server(&server)], "", "queue = { max = 1, timeout = \"300ms\" }");
+    let daemon = Daemon::start(&text);
+    let _first = Client::connect(front).unwrap();
+    let waiting = visitor(Ipv4Addr::LOCALHOST, front);
+    wait_for_line(&daemon, 1);
+    Client::connect(front).expect_err("the line is full");
+    waiting.join().unwrap().expect_err("its time is over");
+    let log = daemon.access_log_of(2);
+    let told: Vec<_> =
+        log.iter().map(|record| (word(record, "close.reason"), word(record, "close.phase"))).collect();
+    assert_eq!(told, [("queue_full", "queue"), ("queue_timeout", "queue")]);
+    assert!(number(&log[1], "t.queue") >= 300_000);
+    assert!(word(&log[1], "close.detail").contains("max_connections"), "{}", log[1]);
+    for reason in ["queue_full", "queue_timeout"] {
+        assert_eq!(daemon.metric("tidegate_connections_closed_total", &[("reason", reason)]), 1.0);
+    }
+}
+
+#[test]
+fn a_client_that_resets_leaves_the_line_at_once() {
+    let (text, front) = config(&[format!("\"{}\"", nobody())], "", WAITS);
+    let daemon = Daemon::start(&text);
+    let clients: Vec<_> = (0..3).map(|_| TcpStream::connect(front).unwrap()).collect();
+    wait_for_line(&daemon, 3);
+    for client in clients {
+        socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+    wait_for_line(&daemon, 0);
+    for record in daemon.access_log_of(3) {
+        assert_eq!((word(&record, "close.reason"), word(&record, "close.phase")), ("client_reset", "queue"));
+    }
+}
+
+#[test]
+fn a_reload_gives_the_line_its_new_servers() {
+    let server = Greeter::start("new");
+    let (text, front) =
+        config(&[format!("\"{}\"", nobody())], "", &format!("{WAITS}\nretry = {{ backoff = \"1h\" }}"));
+    let mut daemon = Daemon::start(&text);
+    let clients: Vec<_> = (0..10).map(|_| visitor(Ipv4Addr::LOCALHOST, front)).collect();
+    wait_for_line(&daemon, 10);
+    daemon.rewrite_config(&config_at(front, &[server.toml()], "", WAITS));
+    daemon.signal(Signal::SIGHUP);
+    clients.into_iter().for_each(|client| assert_eq!(client.join().unwrap().expect("it waited"), "new"));
+}
