@@ -1,7 +1,7 @@
 //! A server's load: connections per weight.
 //!
-//! Pure. Compared without division, so that equal loads are found equal and a count of any
-//! size is exact. The connection to come is part of the load: of two idle servers the one with
+//! Pure. Compared without division, so that equal loads are found equal and every
+//! count that a machine can have is exact. The connection to come is part of the load: of two idle servers the one with
 //! the greater weight has the lower load. A server that is warming up counts with its share of its
 //! weight, except for its first connection: else it would get none while there is little to do.
 
@@ -13,8 +13,9 @@ use crate::core::slow_start::Share;
 /// What a server carries against what it should carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Load {
-    /// Connections that it has, without the one to come.
-    active: usize,
+    /// Connections that it has, without the one to come. Half a word, because every open connection
+    /// keeps the loads that spoke for its server.
+    active: u32,
     /// Its share of the traffic; positive.
     weight: u32,
     share: Share,
@@ -23,10 +24,11 @@ pub struct Load {
 impl Load {
     /// `active` is without the connection to come; `weight` is positive.
     pub fn new(active: usize, weight: u32, share: Share) -> Self {
+        let active = u32::try_from(active).unwrap_or(u32::MAX);
         Load { active, weight, share: if active == 0 { Share::FULL } else { share } }
     }
 
-    pub fn active(&self) -> usize {
+    pub fn active(&self) -> u32 {
         self.active
     }
 
@@ -37,19 +39,21 @@ impl Load {
     /// Orders by `(active + 1) * price / weight`, each with a price of its own.
     pub fn compare_at(&self, price: u64, other: &Load, other_price: u64) -> Ordering {
         // 33 bits of a count, 42 of the weight and its share, and a price below 2^33 fit in 128.
-        let count = |load: &Load| load.active.min(u32::MAX as usize) as u128 + 1;
-        let own = count(self) * u128::from(price) * u128::from(other.thousandths());
-        own.cmp(&(count(other) * u128::from(other_price) * u128::from(self.thousandths())))
+        let own = self.count() * u128::from(price) * u128::from(other.thousandths());
+        own.cmp(&(other.count() * u128::from(other_price) * u128::from(self.thousandths())))
     }
 
     /// Orders by `(active + 1) / weight`.
     pub fn compare(&self, other: &Load) -> Ordering {
-        // As products, in 128 bits: 64 of the count, 32 of the weight and 10 of the share fit in.
-        let own = (self.active as u128 + 1) * u128::from(other.thousandths());
-        own.cmp(&((other.active as u128 + 1) * u128::from(self.thousandths())))
+        self.compare_at(1, other, 1)
     }
 
-    /// Of one unit of weight.
+    /// With the connection to come.
+    fn count(&self) -> u128 {
+        u128::from(self.active) + 1
+    }
+
+    /// The weight as it counts now.
     fn thousandths(&self) -> u64 {
         u64::from(self.weight) * u64::from(self.share.thousandths())
     }

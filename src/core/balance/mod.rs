@@ -368,6 +368,11 @@ mod tests {
     }
 
     #[test]
+    fn what_every_open_connection_keeps_is_small() {
+        assert!(size_of::<Why>() <= 48, "{}", size_of::<Why>());
+    }
+
+    #[test]
     fn the_mixing_function_is_splitmix64() {
         // The first numbers of the reference generator seeded with 0 and with 1234567.
         assert_eq!(mix(0), 0xe220_a839_7b1d_cdaf);
