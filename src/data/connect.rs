@@ -99,7 +99,8 @@ async fn first_found<'a>(
             continue;
         }
         let tries = visit.attempts.borrow().len();
-        match search(client, pool, flow, Manner::Direct, visit, worker).await {
+        let manner = if pool.plan.fallback.is_none() { Manner::AgainAfterPauses } else { Manner::Once };
+        match search(client, pool, flow, manner, visit, worker).await {
             Ok((server, lease)) => return Ok(Ok((server, lease, Arc::clone(pool)))),
             // Another pool would meet the same.
             Err(close) if matches!(close.reason, Reason::ClientReset | Reason::FdExhausted) => {
@@ -137,13 +138,13 @@ fn with_fallbacks(close: Close, pool: &Arc<Pool>, visit: &Visit) -> Close {
 /// A server's socket and the place on it.
 pub(super) type Found = (Sock, Permit);
 
-/// On whose behalf servers are asked.
+/// How often a server is asked for one client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Manner {
-    /// A client that has just come.
-    Direct,
-    /// One that waits in the line, which makes the pauses: each server is asked once.
-    Queued,
+    /// Again after a pause, where it refused: nobody else is left.
+    AgainAfterPauses,
+    /// Once: there is another pool to ask, or the client waits in the line, which makes the pauses.
+    Once,
 }
 
 /// # Errors
@@ -276,7 +277,7 @@ impl<'a> Search<'a> {
             return Ok(Some(next));
         }
         let (plan, net) = (self.pool.plan.retry, &self.worker.net);
-        if self.manner == Manner::Queued || self.refused.borrow().is_empty() {
+        if self.manner == Manner::Once || self.refused.borrow().is_empty() {
             return Ok(None);
         }
         let pause = budget::pause(plan.backoff, plan.max_backoff, self.pauses.get(), fastrand::u64(..));

@@ -85,7 +85,7 @@ async fn ask_in_turn(
         let news = worker.news.rings();
         let pool = worker.pool(&before.plan.name).unwrap_or_else(|| Arc::clone(before));
         let full = full_servers(&pool);
-        match search(client, &pool, flow, Manner::Queued, visit, worker).await {
+        match search(client, &pool, flow, Manner::Once, visit, worker).await {
             Ok(found) => {
                 ticket.served();
                 return Ok(found);

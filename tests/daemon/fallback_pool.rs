@@ -114,3 +114,24 @@ fn a_reload_gives_takes_and_changes_a_fallback_without_touching_a_connection() {
     stays.echo(b"untouched").unwrap();
     stays.leave().unwrap();
 }
+
+#[test]
+fn a_client_waits_for_its_own_pool_only_when_no_other_has_a_server_either() {
+    let (gone, spare) = (nobody(), nobody());
+    let pool = |name: &str, address| format!("{{ name = \"{name}\", address = \"{address}\" }}");
+    let (text, front) = config(&[pool("main", gone)], "", "fallback = \"q\"\non_no_server = \"queue\"");
+    let daemon = Daemon::start(&and(text, &[("q", pool("spare", spare), "")]));
+
+    let rescue = Greeter::at("spare", spare);
+    assert_eq!(serves(front), "spare", "nobody waits while the other pool serves");
+    drop(rescue);
+
+    let waiting = std::thread::spawn(move || serves(front));
+    eventually("a client in the line", PATIENCE, || {
+        (daemon.metric("tidegate_pool_queued_connections", &[("pool", "p")]) == 1.0).then_some(())
+    });
+    let _back = Greeter::at("main", gone);
+    assert_eq!(waiting.join().unwrap(), "main");
+    let log = daemon.access_log_of(2);
+    assert_eq!(log.iter().map(|record| word(record, "pool")).collect::<Vec<_>>(), ["q", "p"]);
+}
