@@ -7,7 +7,9 @@ mod accept; // take a client, or wait while there is no room
 mod handover; // from the worker that took a client to the one that serves it
 mod admit; // may this client in?
 mod route; // which pool serves it
-mod connect; // servers in order of preference, until one takes it
+mod connect; // from pool to pool until a server takes it
+mod search; // the servers of one pool, in order of preference
+mod failure; // why one of them did not take it
 mod wait; // in the pool's line, when none takes it now
 mod relay; // both directions until both end
 mod lost; // when its server goes down

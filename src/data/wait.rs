@@ -1,6 +1,6 @@
 //! Waits in the pool's line until a server takes the client, or it has waited long enough.
 //!
-//! Whose turn it is says `live/line.rs`. Who is called asks servers as `connect.rs` does, and again
+//! Whose turn it is says `live/line.rs`. Who is called asks servers as `search.rs` does, and again
 //! whenever something has changed (a place was given back, a server came up, the file was
 //! reloaded) or a pause has passed, since a server that nobody checks tells nobody that it is back.
 
@@ -12,7 +12,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::connect::{Found, Manner, Waiting, search};
+use super::connect::Waiting;
+use super::search::{Found, Manner, search};
 use super::visit::Visit;
 use super::worker::Worker;
 use crate::config::plan::{OnNoServer, Queue};

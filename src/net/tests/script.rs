@@ -21,7 +21,7 @@ pub(super) struct Script {
     pub(super) fate: Fate,
     /// Pause between the scene being set and what ends it.
     pub(super) pause: Pause,
-    /// The relay's task watches its client while it dials, as `data/connect.rs` does.
+    /// The relay's task watches its client while it dials, as `data/search.rs` does.
     pub(super) is_watched: bool,
     /// The relay's task closes what it gives up cleanly, or drops it.
     pub(super) is_closed: bool,
