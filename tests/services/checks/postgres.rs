@@ -59,10 +59,13 @@ fn a_replica_that_lags_is_down_until_it_has_caught_up() {
 
 #[test]
 fn logins_by_scram_and_md5_work_and_wrong_passwords_say_so() {
-    let a = Postgres::start_empty();
-    a.sql("create role scrammer login password 'right, =one'");
-    a.sql("set password_encryption = md5; create role hasher login password 'right, =one'");
-    a.admit("host all scrammer 127.0.0.1/32 scram-sha-256\nhost all hasher 127.0.0.1/32 md5\nhost all plain 127.0.0.1/32 password");
+    let with_roles = || {
+        let a = Postgres::start_empty();
+        a.sql("create role scrammer login password 'right, =one'");
+        a.sql("set password_encryption = md5; create role hasher login password 'right, =one'");
+        a.admit("host all scrammer 127.0.0.1/32 scram-sha-256\nhost all hasher 127.0.0.1/32 md5\nhost all plain 127.0.0.1/32 password");
+        a
+    };
     let dir = TempDir::new("password");
     let file = dir.join("password");
     fs::write(&file, "right, =one\n").expect("a password");
@@ -71,10 +74,13 @@ fn logins_by_scram_and_md5_work_and_wrong_passwords_say_so() {
     let login = |user: &str| format!("type = \"postgres\"\nuser = {user:?}\ndatabase = \"postgres\"\n");
     let with_password = |user: &str| format!("{}password_file = {file:?}\nrole = \"primary\"", login(user));
     for user in ["scrammer", "hasher"] {
+        // Each with a server of its own: a daemon that is killed in a check leaves a word in its log.
+        let a = with_roles();
         let watched = Watched::start(&[a.port], &with_password(user));
         watched.wait_for("a", "up", "ok");
         assert_eq!(complaints(&a), Vec::<String>::new());
     }
+    let a = with_roles();
     let verdict =
         |check: &str, message: &str| Watched::start(&[a.port], check).wait_for("a", "down", message);
     verdict(&login("scrammer"), "asks for a password, and there is no password_file");
