@@ -25,7 +25,7 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    fn start() -> Postgres {
+    pub fn start() -> Postgres {
         let server = Postgres::start_empty();
         proc::run(pgbench(server.port).args(["-i", "-q", "-s", "1"]));
         server
@@ -76,6 +76,13 @@ impl Postgres {
     /// `pg_ctl stop -m fast`: cuts the sessions, and returns when the port refuses.
     pub fn stop_fast(&mut self) {
         self.process.signal(Signal::SIGINT);
+        self.process.wait_within(PATIENCE);
+        wait_for_refusal(self.port);
+    }
+
+    /// `pg_ctl stop -m immediate`: every session is cut and nothing is written down, as in a crash.
+    pub fn crash(&mut self) {
+        self.process.signal(Signal::SIGQUIT);
         self.process.wait_within(PATIENCE);
         wait_for_refusal(self.port);
     }
@@ -150,7 +157,7 @@ fn psql(port: u16, statement: &str) -> Command {
 }
 
 /// `count` sessions, `parallel` at a time; what went wrong in those that failed.
-fn sessions(port: u16, count: usize, parallel: usize) -> Vec<String> {
+pub fn sessions(port: u16, count: usize, parallel: usize) -> Vec<String> {
     let one =
         || Some(query(port)).filter(|output| output.stdout != b"42\n").map(|output| format!("{output:?}"));
     let some = || (0..count / parallel).filter_map(|_| one()).collect::<Vec<_>>();
@@ -170,7 +177,7 @@ fn pgbench_without_error(rig: &Rig, args: &[&str]) {
     assert!(!stderr.contains("error"), "{stderr}");
 }
 
-fn on<'a>(log: &'a [Value], server: &str) -> Vec<&'a Value> {
+pub fn on<'a>(log: &'a [Value], server: &str) -> Vec<&'a Value> {
     log.iter().filter(|record| word(record, "server") == server).collect()
 }
 
@@ -287,15 +294,20 @@ fn sessions_that_begin_while_the_only_server_is_away_only_wait() {
 
 /// pgbench (read only, no vacuum) in the background.
 fn load(rig: &Rig, args: &[&str]) -> Load {
+    transactions(rig, &[&["-S"], args].concat())
+}
+
+/// pgbench (no vacuum) in the background: reads and writes, unless the arguments say otherwise.
+pub fn transactions(rig: &Rig, args: &[&str]) -> Load {
     let mut command = pgbench(rig.port);
-    command.args(["-n", "-S"]).args(args);
+    command.arg("-n").args(args);
     Load::start("pgbench", command)
 }
 
 /// Waits for the end of a load, and counts its clients that gave up at an error. Such a client
 /// does not connect again.
 #[track_caller]
-fn aborted(load: &mut Load) -> usize {
+pub fn aborted(load: &mut Load) -> usize {
     let (stdout, stderr) = load.output();
     assert!(stdout.contains("number of transactions actually processed"), "{stdout}\n{stderr}");
     stderr.lines().filter(|line| line.contains(" aborted ")).count()
