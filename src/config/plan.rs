@@ -19,7 +19,7 @@ use crate::core::outcome::words;
 pub use crate::core::outlier::Rules as OutlierDetection;
 use crate::core::prefix::Prefix;
 pub use probe::{
-    CheckKind, Http, Login, Method, Mysql, Password, Postgres, Probe, Redis, Role, Statuses, Step,
+    CheckKind, Galera, Http, Login, Method, Mysql, Password, Postgres, Probe, Redis, Role, Statuses, Step,
 };
 
 /// Everything the operator asked for.

@@ -181,30 +181,43 @@ pub fn proof(plugin: &str, password: &str, salt: &[u8]) -> Option<Vec<u8>> {
     Some(once.as_ref().iter().zip(mask.as_ref()).map(|(once, mask)| once ^ mask).collect())
 }
 
-/// The answer to a question for one value: packets of the number of columns, the column, an end,
-/// the row, an end. Gives the value, and takes all of them.
-pub fn value(bytes: &[u8]) -> Parsed<Result<Vec<u8>, Answer>> {
+/// More columns than any answer has that is read here.
+const COLUMNS_MAX: u8 = 2;
+
+/// The answer to a question for one row of short texts: packets of the number of columns, each column,
+/// an end, the row if there is one, an end. Gives the last text of the row, and takes all of them.
+pub fn row(bytes: &[u8]) -> Parsed<Result<Option<Vec<u8>>, Answer>> {
     const MALFORMED: Halt = Halt::Malformed("sent a malformed answer");
     let ((_, first), mut used) = packet(bytes)?;
-    if first != [1] {
-        return Ok((Err(answer(first)), used));
-    }
+    let columns = match *first {
+        [columns @ 1..=COLUMNS_MAX] => columns,
+        _ => return Ok((Err(answer(first)), used)),
+    };
     let mut next = || -> Result<&[u8], Halt> {
         let ((_, payload), taken) = packet(&bytes[used..])?;
         used += taken;
         Ok(payload)
     };
-    let _column = next()?;
-    let _end = next()?;
-    let row = next()?;
-    if row.first() == Some(&0xff) {
-        return Ok((Err(answer(row)), used));
+    for _ in 0..columns {
+        let _column = next()?;
     }
-    // A text of less than 251 bytes stands behind its length.
-    let length = usize::from(*row.first().ok_or(MALFORMED)?);
-    let text = row.get(1..1 + length).filter(|_| length < 251).ok_or(MALFORMED)?.to_vec();
     let _end = next()?;
-    Ok((Ok(text), used))
+    let mut rest = next()?;
+    match rest.first() {
+        Some(0xff) => return Ok((Err(answer(rest)), used)),
+        Some(0xfe) => return Ok((Ok(None), used)), // an end in the row's place: there is none
+        _ => {}
+    }
+    let mut text = rest;
+    for _ in 0..columns {
+        // A text of less than 251 bytes stands behind its length.
+        let (length, behind) = rest.split_first().ok_or(MALFORMED)?;
+        let length = usize::from(*length);
+        (text, rest) = behind.split_at_checked(length).filter(|_| length < 251).ok_or(MALFORMED)?;
+    }
+    let text = text.to_vec();
+    let _end = next()?;
+    Ok((Ok(Some(text)), used))
 }
 
 #[cfg(test)]
@@ -275,28 +288,37 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_the_one_of_the_one_row() {
+    fn the_text_of_a_row_is_its_last() {
         let parts: [&[u8]; 5] = [&[1], b"\x03def", b"\xfe\0\0\x02\0", b"\x010", b"\xfe\0\0\x02\0"];
         let bytes: Vec<u8> = (1..).zip(parts).flat_map(|(sequence, part)| framed(sequence, part)).collect();
-        assert_eq!(value(&bytes), Ok((Ok(b"0".to_vec()), bytes.len())));
+        assert_eq!(row(&bytes), Ok((Ok(Some(b"0".to_vec())), bytes.len())));
         for end in 0..bytes.len() {
-            assert_eq!(value(&bytes[..end]), Err(Halt::NeedMore));
+            assert_eq!(row(&bytes[..end]), Err(Halt::NeedMore));
         }
-        assert!(matches!(value(&framed(1, b"\xff\x15\x04#28000no")), Ok((Err(Answer::Error(_)), _))));
+        assert!(matches!(row(&framed(1, b"\xff\x15\x04#28000no")), Ok((Err(Answer::Error(_)), _))));
+
+        let pair: [&[u8]; 6] =
+            [&[2], b"\x03def", b"\x03def", b"\xfe\0\0\x02\0", b"\x05state\x014", b"\xfe\0\0\x02\0"];
+        let framed_all =
+            |parts: &[&[u8]]| -> Vec<u8> { parts.iter().flat_map(|part| framed(1, part)).collect() };
+        let bytes = framed_all(&pair);
+        assert_eq!(row(&bytes), Ok((Ok(Some(b"4".to_vec())), bytes.len())));
+        let nothing = framed_all(&[pair[0], pair[1], pair[2], pair[3], pair[5]]);
+        assert_eq!(row(&nothing), Ok((Ok(None), nothing.len())));
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_read_the_same_whether_they_come_at_once_or_not(
             payloads in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..20), 0..6),
-            is_row in any::<bool>(),
+            columns in 0..4_u8,
             rest in prop::collection::vec(any::<u8>(), 0..10),
         ) {
-            let start = if is_row { framed(1, &[1]) } else { Vec::new() };
+            let start = if columns > 0 { framed(1, &[columns]) } else { Vec::new() };
             let middle: Vec<u8> = payloads.iter().flat_map(|payload| framed(0, payload)).collect();
             let bytes = [start, middle, rest].concat();
-            let grown = (0..=bytes.len()).map(|end| value(&bytes[..end])).find(|read| *read != Err(Halt::NeedMore));
-            prop_assert_eq!(grown.unwrap_or(Err(Halt::NeedMore)), value(&bytes));
+            let grown = (0..=bytes.len()).map(|end| row(&bytes[..end])).find(|read| *read != Err(Halt::NeedMore));
+            prop_assert_eq!(grown.unwrap_or(Err(Halt::NeedMore)), row(&bytes));
             let _ = (answer(&bytes), greeting(&bytes));
         }
 

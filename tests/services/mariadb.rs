@@ -11,7 +11,7 @@ use crate::support::{PATIENCE, eventually, free_port};
 
 pub struct MariaDb {
     pub port: u16,
-    process: Proc,
+    pub process: Proc,
     _dir: TempDir,
 }
 
@@ -26,14 +26,17 @@ impl MariaDb {
         let data = format!("--datadir={}", dir.join("data").display());
         let mut install = Command::new("mariadb-install-db");
         install.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db", &data]);
-        install.args(as_root());
+        install.args(own_user());
+        if proc::is_root() {
+            proc::run(Command::new("chown").arg(USER).arg(dir.path()));
+        }
         proc::run(&mut install);
 
         let port = free_port();
         let mut command = Command::new("mariadbd");
         command.args(["--no-defaults", &data, "--bind-address=127.0.0.1", "--skip-name-resolve"]);
         command.args([format!("--port={port}"), format!("--socket={}", dir.join("socket").display())]);
-        command.arg("--innodb-flush-log-at-trx-commit=0").args(as_root()).args(more);
+        command.arg("--innodb-flush-log-at-trx-commit=0").args(own_user()).args(more);
         command.env("PATH", format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default()));
         // Nothing in this directory is worth a shutdown of some seconds.
         let spec = Spec { name: "mariadb".into(), command, user: None, end: Signal::SIGKILL };
@@ -52,9 +55,11 @@ impl MariaDb {
     }
 }
 
-/// mariadbd runs as root only when it is told to.
-fn as_root() -> Option<&'static str> {
-    proc::is_root().then_some("--user=root")
+/// MariaDB's package brings this user, which mariadbd becomes when root starts it.
+const USER: &str = "mysql";
+
+fn own_user() -> Option<String> {
+    proc::is_root().then(|| format!("--user={USER}"))
 }
 
 /// One of MariaDB's client programs, over TCP.

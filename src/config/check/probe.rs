@@ -10,7 +10,7 @@ use super::section::{Field, Section, listed};
 use super::steps::steps;
 use crate::config::file::{Kind, Value};
 use crate::config::mistake::{Code, Mistake, Mistakes, quoted};
-use crate::config::plan::{CheckKind, Http, Method, Mysql, Postgres, Probe, Redis, Role, Statuses};
+use crate::config::plan::{CheckKind, Galera, Http, Method, Mysql, Postgres, Probe, Redis, Role, Statuses};
 
 /// Room for any path or text that an answer is known by; what is longer is a slip.
 const TEXT_MAX: usize = 256;
@@ -39,6 +39,7 @@ const OWN_KEYS: &[(&str, &[CheckKind])] = &[
     ("expect_body", &[CheckKind::Http]),
     ("expect_headers", &[CheckKind::Http]),
     ("role", &[CheckKind::Postgres, CheckKind::Mysql, CheckKind::Redis]),
+    ("galera", &[CheckKind::Mysql]),
     ("max_lag", &[CheckKind::Postgres]),
     ("user", &[CheckKind::Postgres, CheckKind::Mysql, CheckKind::Redis]),
     ("password_file", &[CheckKind::Postgres, CheckKind::Mysql, CheckKind::Redis]),
@@ -96,7 +97,13 @@ fn postgres(section: &Section<'_>, found: &mut Mistakes) -> Option<Postgres> {
 
 /// A connection that ends before its login is one that MySQL counts against the host it came from.
 fn mysql(section: &Section<'_>, found: &mut Mistakes) -> Option<Mysql> {
-    let mysql = Mysql { login: login(section, found), role: role(section, found) };
+    let mysql = Mysql {
+        login: login(section, found),
+        role: role(section, found),
+        galera: section
+            .get("galera")
+            .and_then(|field| leaf::word(field, Galera::ALL, Galera::word, FOREIGN_GALERA, found)),
+    };
     check_user(section, found);
     mysql.login.user.is_some().then_some(mysql)
 }
@@ -106,6 +113,10 @@ fn check_user(section: &Section<'_>, found: &mut Mistakes) {
         found.add(missing(section, "user", "user = \"tidegate\""));
     }
 }
+
+/// What others call the two states.
+const FOREIGN_GALERA: &[(&str, &str)] =
+    &[("sync", "synced"), ("donor", "synced-or-donor"), ("available-when-donor", "synced-or-donor")];
 
 /// What others call the two.
 const FOREIGN_ROLE: &[(&str, &str)] =

@@ -125,6 +125,13 @@ pub struct Mysql {
     pub login: Login,
     /// `None`: either.
     pub role: Option<Role>,
+    /// `None`: whatever a cluster makes of the server.
+    pub galera: Option<Galera>,
+}
+
+words! {
+    /// `galera`: how far a node of a Galera cluster must be in step with it.
+    Galera { Synced = "synced", SyncedOrDonor = "synced-or-donor" }
 }
 
 /// `type = "redis"`

@@ -1,7 +1,7 @@
 //! What a health check asks, as keys of its table; `type` is written already.
 
 use super::{Out, length, text};
-use crate::config::plan::{Http, Login, Mysql, Postgres, Probe, Redis, Role, Step};
+use crate::config::plan::{Galera, Http, Login, Mysql, Postgres, Probe, Redis, Role, Step};
 
 pub(super) fn probe(probe: &Probe, out: &mut Out) {
     match probe {
@@ -61,6 +61,7 @@ fn postgres(postgres: &Postgres, out: &mut Out) {
 
 fn mysql(mysql: &Mysql, out: &mut Out) {
     role(mysql.role, out);
+    maybe("galera", mysql.galera.map(Galera::word), out);
     login(&mysql.login, out);
 }
 
@@ -136,8 +137,12 @@ pub(super) mod tests {
     }
 
     fn mysql() -> impl Strategy<Value = Mysql> {
-        (words(), role())
-            .prop_map(|(user, role)| Mysql { login: Login { user: Some(user), password: None }, role })
+        let galera = prop::option::of(prop::sample::select(Galera::ALL));
+        (words(), role(), galera).prop_map(|(user, role, galera)| Mysql {
+            login: Login { user: Some(user), password: None },
+            role,
+            galera,
+        })
     }
 
     fn redis() -> impl Strategy<Value = Redis> {

@@ -1,11 +1,12 @@
-//! The check of MySQL and MariaDB: the whole login, `read_only` where a role is wanted, and COM_QUIT.
+//! The check of MySQL and MariaDB: the whole login, `read_only` where a role is wanted, the node's state
+//! where it must be in step with a Galera cluster, and COM_QUIT.
 //!
 //! Never ends a connection between greeting and login while the server is well: MySQL counts those
 //! against our host and blocks it at `max_connect_errors`, for clients too (MDEV-21456).
 
 use super::line::{Fault, Line};
 use super::wrong_role;
-use crate::config::plan::{Mysql, Role};
+use crate::config::plan::{Galera, Mysql, Role};
 use crate::wire::mysql::{self, Answer, CACHING, QUIT, ServerError};
 use crate::wire::{Halt, Parsed, printable};
 
@@ -15,17 +16,46 @@ const STEPS_MAX: usize = 5;
 pub async fn ask(line: &mut Line, check: &Mysql) -> Result<(), Fault> {
     log_in(line, check).await?;
     line.will_say(QUIT);
-    let Some(wanted) = check.role else { return Ok(()) };
+    if let Some(wanted) = check.role {
+        check_role(line, wanted).await?;
+    }
+    match check.galera {
+        Some(wanted) => check_galera(line, wanted).await,
+        None => Ok(()),
+    }
+}
+
+async fn check_role(line: &mut Line, wanted: Role) -> Result<(), Fault> {
     line.say(&mysql::query("SELECT @@global.read_only")).await?;
-    let said = line.hear("answer to the question for read_only", mysql::value).await?;
-    let found = match said.map_err(|answer| refused(&answer))?.as_slice() {
-        b"0" | b"OFF" => Role::Primary,
+    let said = line.hear("answer to the question for read_only", mysql::row).await?;
+    let found = match said.map_err(|answer| refused(&answer))?.as_deref() {
+        Some(b"0" | b"OFF") => Role::Primary,
         _ => Role::Replica,
     };
     match found == wanted {
         true => Ok(()),
         false => Err(wrong_role(format!("read_only says {found}"), wanted)),
     }
+}
+
+/// A node that has lost its cluster, or is not yet in step with it, takes logins and even answers
+/// `SELECT @@global.read_only`, so its state is asked for.
+/// (Galera's documentation, "Node State Changes" and `wsrep_local_state`.)
+async fn check_galera(line: &mut Line, wanted: Galera) -> Result<(), Fault> {
+    line.say(&mysql::query("SHOW GLOBAL STATUS LIKE 'wsrep_local_state'")).await?;
+    let said = line.hear("answer to the question for wsrep_local_state", mysql::row).await?;
+    let state = said.map_err(|answer| refused(&answer))?;
+    let found = match state.as_deref() {
+        Some(b"4") => return Ok(()),
+        Some(b"2") if wanted == Galera::SyncedOrDonor => return Ok(()),
+        Some(b"0") => "outside of its cluster's primary component",
+        Some(b"1") => "joining",
+        Some(b"2") => "donor or desynced",
+        Some(b"3") => "joined, and still catching up",
+        Some(_) => "in a state of its own",
+        None => return Err(Fault::theirs("is no node of a Galera cluster: it has no wsrep_local_state")),
+    };
+    Err(Fault::theirs(format!("the node is {found}, wanted {wanted}")))
 }
 
 async fn log_in(line: &mut Line, check: &Mysql) -> Result<(), Fault> {

@@ -1,5 +1,6 @@
 //! Health checks against real servers: what each finds, and that no server logs an error for it.
 
+mod galera;
 mod http;
 mod mysql;
 mod postgres;
