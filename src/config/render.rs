@@ -486,7 +486,7 @@ mod tests {
         let words = (word(Balance::ALL), word(HashKey::ALL));
         // Only the first one may, or they would form a loop.
         let fallback = any::<bool>().prop_map(move |falls| (falls && number == 0).then(|| "p-1".to_owned()));
-        let affinity = (word(AffinityBy::ALL), duration(1), 1..1000usize)
+        let affinity = (word(AffinityBy::ALL), duration(1), 16..1000usize)
             .prop_map(|(by, ttl, max_entries)| Affinity { by, ttl, max_entries });
         let choosing = (
             fallback,

@@ -70,7 +70,12 @@ enum Phase {
 
 impl Breaker {
     pub fn new(rules: Rules) -> Self {
-        Breaker { rules, phase: Phase::closed(), opened: 0 }
+        Breaker::after(rules, 0)
+    }
+
+    /// A closed breaker in the place of one that has opened so often: trials of that one are none of this.
+    pub fn after(rules: Rules, opened: u64) -> Self {
+        Breaker { rules, phase: Phase::closed(), opened }
     }
 
     /// New rules for a breaker that stays in its state.

@@ -1,8 +1,8 @@
 //! How many retries a pool bears, and how long to pause before asking the same server again.
 //!
 //! Pure. The budget is a share of the pool's traffic, so that a pool whose servers are all dead is
-//! not dialled many times as often as one that works. A retry that finds a server costs
-//! nothing, since it served a client: one dead server among good ones never uses it up.
+//! not dialled many times as often as one that works. The retries of a client who finds a
+//! server in the end cost nothing: a few dead servers among good ones never use it up.
 
 use std::time::{Duration, Instant};
 
@@ -46,7 +46,8 @@ impl Budget {
         may
     }
 
-    /// A retry has ended: it found a server or not; `None` when the client left before that.
+    /// A client has ended its search, of which this was one retry: it found a server or not; `None` when
+    /// it left before that, or had nobody to ask.
     pub fn on_end(&mut self, found: Option<bool>) {
         self.under_way = self.under_way.saturating_sub(1);
         let half = &mut self.halves[0];

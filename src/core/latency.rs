@@ -33,14 +33,15 @@ impl Latency {
     /// An answer took so long.
     pub fn observe(self, took: Duration, now_ms: u32) -> Self {
         let seen = u32::try_from(took.as_micros()).unwrap_or(u32::MAX).max(1);
-        let us = match self.parts() {
-            Some((us, at_ms)) if us > seen => {
+        let (us, at_ms) = match self.parts() {
+            Some((us, at_ms)) => {
                 let kept = kept(at_ms, now_ms);
-                (f64::from(us) * kept + f64::from(seen) * (1.0 - kept)) as u32
+                let worn = (f64::from(us) * kept + f64::from(seen) * (1.0 - kept)) as u32;
+                (if us > seen { worn } else { seen }, at_ms.wrapping_add(passed(at_ms, now_ms)))
             }
-            _ => seen,
+            None => (seen, now_ms),
         };
-        Latency((u64::from(us) << 32) | u64::from(now_ms))
+        Latency((u64::from(us) << 32) | u64::from(at_ms))
     }
 
     fn parts(self) -> Option<(u32, u32)> {
@@ -50,7 +51,14 @@ impl Latency {
 
 /// The part of what was known then that still counts.
 fn kept(then_ms: u32, now_ms: u32) -> f64 {
-    (-f64::from(now_ms.wrapping_sub(then_ms)) / MEMORY_MS).exp()
+    (-f64::from(passed(then_ms, now_ms)) / MEMORY_MS).exp()
+}
+
+/// Workers read their clocks once in a turn of their loops, so the answer before may lie a little ahead:
+/// then no time has passed.
+fn passed(then_ms: u32, now_ms: u32) -> u32 {
+    let passed = now_ms.wrapping_sub(then_ms);
+    if passed > u32::MAX / 2 { 0 } else { passed }
 }
 
 #[cfg(test)]
@@ -79,6 +87,16 @@ mod tests {
         assert!(slow.us(30_000).unwrap() > 90_000);
         assert!(slow.us(100_000).unwrap() < 100);
         assert_eq!(slow.us(4_000_000), Some(1));
+    }
+
+    /// The bug: a clock one millisecond behind made a slow server the fastest of all, and wiped its peak.
+    #[test]
+    fn a_worker_whose_clock_is_behind_sees_what_the_others_see() {
+        let slow = after(&[(1_000_000, 1000)]);
+        assert_eq!(slow.us(999), Some(1_000_000));
+        let seen_behind = slow.observe(Duration::from_micros(200), 999);
+        assert_eq!(seen_behind.us(1000), Some(1_000_000));
+        assert_eq!(after(&[(200, 1000), (9000, 999)]).us(1000), Some(9000));
     }
 
     #[test]

@@ -155,6 +155,8 @@ impl Outlier {
 #[derive(Clone, Debug, Default)]
 pub struct Ward {
     beds: usize,
+    /// The pool's servers by number.
+    servers: Vec<u64>,
     /// Servers by number, at most as many as there are beds.
     inside: Vec<(u64, Instant)>,
 }
@@ -164,13 +166,15 @@ impl Ward {
     /// whoever is beyond a smaller share stays out for its time.
     pub fn fit(&mut self, servers: &[u64], max_ejected: f64) {
         self.beds = beds(servers.len(), max_ejected);
+        self.servers = servers.to_vec();
         self.inside.retain(|(server, _)| servers.contains(server));
     }
 
-    /// Takes a server in, unless that would be one too many.
+    /// Takes a server in, unless that would be one too many. One that the pool has no more needs no bed:
+    /// nobody is sent there.
     pub fn admit(&mut self, server: u64, until: Instant, now: Instant) -> bool {
         self.inside.retain(|(other, until)| now < *until && *other != server);
-        let has_bed = self.inside.len() < self.beds;
+        let has_bed = self.inside.len() < self.beds && self.servers.contains(&server);
         if has_bed {
             self.inside.push((server, until));
         }

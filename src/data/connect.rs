@@ -84,16 +84,16 @@ async fn first_found<'a>(
         match search(client, pool, flow, manner, visit, worker).await {
             Ok((server, lease)) => return Ok(Ok((server, lease, Arc::clone(pool)))),
             // Another pool would meet the same.
-            Err(close) if matches!(close.reason, Reason::ClientReset | Reason::FdExhausted) => {
-                return Err(close);
+            Err(unserved) if matches!(unserved.close.reason, Reason::ClientReset | Reason::FdExhausted) => {
+                return Err(unserved.close);
             }
-            Err(close) => {
-                if let Some(queue) = may_wait(&close, pool) {
-                    line.get_or_insert(Waiting { pool, flow, queue, met: close.detail.clone() });
+            Err(unserved) => {
+                if let Some(queue) = may_wait(&unserved, pool) {
+                    line.get_or_insert(Waiting { pool, flow, queue, met: unserved.close.detail.clone() });
                 }
                 // A pool with nobody to try has nothing to add to what the ones before it met.
                 if end.is_none() || visit.attempts.borrow().len() > tries {
-                    end = Some(close);
+                    end = Some(unserved.close);
                 }
             }
         }

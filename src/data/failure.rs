@@ -8,6 +8,19 @@ use nix::libc;
 use crate::core::outcome::{By, Close, How, Phase, Reason};
 use crate::snapshot::Server;
 
+/// How the search for a server ended without one.
+pub(super) struct Unserved {
+    pub(super) close: Close,
+    /// A server that could have taken the client had no room: it will have some.
+    pub(super) has_full: bool,
+}
+
+impl From<Close> for Unserved {
+    fn from(close: Close) -> Self {
+        Unserved { close, has_full: false }
+    }
+}
+
 /// Why one server did not take a connection.
 pub(super) struct Failure {
     pub(super) reason: Reason,
@@ -46,6 +59,15 @@ impl Failure {
     pub(super) fn timed_out(limit: Duration) -> Self {
         let told = format!("did not answer within connect_timeout ({limit:?})");
         Failure { reason: Reason::ConnectTimeout, errno: None, told }
+    }
+
+    /// It took the connection, and meanwhile its checks had found it down.
+    pub(super) fn went_down() -> Self {
+        Failure {
+            reason: Reason::ServerMarkedDown,
+            errno: None,
+            told: "went down by its health checks while it was connected to".to_owned(),
+        }
     }
 
     /// It speaks against the server, and not only against this machine.

@@ -4,26 +4,31 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
 use super::visit::{Cut, Visit};
 use super::worker::Worker;
 use crate::config::plan::OnServerDown;
 use crate::core::health::State;
 use crate::live::ServerLive;
-use crate::snapshot::{Pool, Snapshot};
+use crate::snapshot::{Pool, Server, Snapshot};
 
 impl Worker {
     /// Ends, or gives a time to end, whatever is on servers that were not down before.
     pub(super) fn let_go_of_lost(self: &Rc<Self>, before: &Snapshot, now: &Snapshot) {
         for pool in now.pools.values() {
-            let Some(old) = before.pools.get(&pool.plan.name) else { continue };
-            if Arc::ptr_eq(old, pool) || pool.plan.on_server_down == OnServerDown::Keep {
+            let Some(old) = before.pools.get(&pool.plan.name).filter(|old| !Arc::ptr_eq(old, pool)) else {
                 continue;
-            }
-            for server in pool.servers.iter().filter(|server| server.state == State::Down) {
-                if is_down(old, &server.live) == Some(false) {
-                    self.let_go_of(&server.live, pool.plan.on_server_down);
+            };
+            for (place, server) in pool.servers.iter().enumerate() {
+                let was_down = match old.servers.get(place) {
+                    Some(same) if Arc::ptr_eq(&same.live, &server.live) => Some(same.state == State::Down),
+                    _ => is_down(old, &server.live),
+                };
+                match (was_down, server.state == State::Down) {
+                    (Some(false), true) => self.let_go_of(&server.live, pool.plan.on_server_down),
+                    (Some(true), false) => self.call_off(&server.live),
+                    _ => {}
                 }
             }
         }
@@ -33,20 +38,50 @@ impl Worker {
         match how {
             OnServerDown::Keep => {}
             OnServerDown::CloseConnections => self.cut_server(server, Cut::MarkedDown),
-            OnServerDown::Drain(within) => self.drain(Arc::clone(server), within),
+            OnServerDown::Drain(within) => self.drain(server, self.net.now() + within),
         }
     }
 
-    /// A server that is up again in time keeps its connections.
-    fn drain(self: &Rc<Self>, server: Arc<ServerLive>, within: Duration) {
-        let worker = Rc::clone(self);
+    /// One task for each server that drains: one that goes up and down again moves its deadline.
+    fn drain(self: &Rc<Self>, server: &Arc<ServerLive>, deadline: Instant) {
+        let key = Arc::as_ptr(server) as usize;
+        if self.draining.borrow_mut().insert(key, Some(deadline)).is_some() {
+            return;
+        }
+        let (worker, server) = (Rc::clone(self), Arc::clone(server));
         self.net.spawn(async move {
-            worker.net.sleep(within).await;
-            let pool = worker.pool(&server.pool);
-            if pool.is_none_or(|pool| is_down(&pool, &server) != Some(false)) {
+            let deadline = |worker: &Worker| worker.draining.borrow().get(&key).copied().flatten();
+            while let Some(left) = deadline(&worker).map(|at| at.saturating_duration_since(worker.net.now()))
+                && !left.is_zero()
+            {
+                worker.net.sleep(left).await;
+            }
+            let was_called_off = worker.draining.borrow_mut().remove(&key).flatten().is_none();
+            if !was_called_off && worker.drains_still(&server) {
                 worker.cut_server(&server, Cut::Drained);
             }
         });
+    }
+
+    /// A server that is up again in time keeps its connections.
+    fn call_off(&self, server: &Arc<ServerLive>) {
+        if let Some(deadline) = self.draining.borrow_mut().get_mut(&(Arc::as_ptr(server) as usize)) {
+            *deadline = None;
+        }
+    }
+
+    /// A reload may have taken the server away, or said that connections are kept.
+    fn drains_still(&self, server: &Arc<ServerLive>) -> bool {
+        self.pool(&server.pool).is_some_and(|pool| {
+            matches!(pool.plan.on_server_down, OnServerDown::Drain(_)) && is_down(&pool, server) == Some(true)
+        })
+    }
+
+    /// The server went down while somebody connected to it whom nobody could cut yet.
+    pub(super) fn has_lost(&self, pool: &Pool, server: &Server) -> bool {
+        pool.plan.on_server_down != OnServerDown::Keep
+            && server.state != State::Down
+            && self.pool(&pool.plan.name).is_some_and(|now| is_down(&now, &server.live) == Some(true))
     }
 
     fn cut_server(&self, server: &Arc<ServerLive>, cut: Cut) {

@@ -9,6 +9,7 @@ mod admit; // may this client in?
 mod route; // which pool serves it
 mod connect; // from pool to pool until a server takes it
 mod search; // the servers of one pool, in order of preference
+mod retry; // may this client try again?
 mod failure; // why one of them did not take it
 mod wait; // in the pool's line, when none takes it now
 mod relay; // both directions until both end

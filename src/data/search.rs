@@ -2,24 +2,25 @@
 //!
 //! When a server refuses or does not answer in time the next choice is asked at once, and the
 //! client does not notice. When every server has been asked, those that refused are asked again
-//! after a pause; all within `retry.attempts`, `retry.deadline` and the pool's budget. A client that
+//! after a pause; all within what `retry.rs` allows. A client that
 //! resets meanwhile ends the search; one that only ended its direction may still want an answer.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::failure::{Failure, client_gone, refusal};
+use super::failure::{Failure, Unserved, client_gone, refusal};
+use super::retry::Story;
 use super::visit::{Attempt, Visit};
 use super::worker::Worker;
 use crate::config::plan;
 use crate::core::affinity;
 use crate::core::balance::{self, Ask, Choice, Field};
-use crate::core::budget;
 use crate::core::outcome::{Close, Reason};
 use crate::core::slow_start::Share;
-use crate::live::{Pass, Permit, Retry, ServerLive, Tie};
+use crate::live::{Pass, Permit, ServerLive, Tie};
 use crate::net::{Either, Sock, either};
 use crate::snapshot::{Pool, Server};
 use crate::telemetry::stats::Flow;
@@ -43,6 +44,9 @@ pub(super) enum Manner {
     Once,
 }
 
+/// Asks servers until one takes the client. What changes during a pause (a server comes up, the file is
+/// reloaded) is seen at once.
+///
 /// # Errors
 /// How it ended when no server took the client, or the client did not wait.
 pub(super) async fn search(
@@ -52,68 +56,95 @@ pub(super) async fn search(
     manner: Manner,
     visit: &Visit,
     worker: &Worker,
-) -> Result<Found, Close> {
-    let search = Search::begin(pool, flow, manner, visit, worker);
-    let ask = search.ask();
-    let mut last = None;
-    for attempt in 0..pool.plan.retry.attempts {
-        let retry = match attempt {
-            0 => None,
-            _ => match search.retry() {
-                Some(retry) => Some(retry),
-                None => break,
-            },
-        };
-        let Some((choice, lease, pass)) = search.next(&ask, client).await? else { break };
-        let server = &pool.servers[choice.server];
-        if !visit.attempts.borrow().is_empty() {
-            server.live.stats.of(worker.index).retries.add(1);
-        }
-        let dialled = search.dial(server, choice, pass, client).await?;
-        if let Some(retry) = retry {
-            retry.end(dialled.is_ok());
-        }
-        match dialled {
-            Ok(sock) => return Ok((sock, lease)),
-            Err(failure) if failure.is_ours() => return Err(failure.close(server)),
-            Err(failure) => {
-                search.note(choice.server, &failure);
-                last = Some((failure, server));
+) -> Result<Found, Unserved> {
+    let story = Story::begin(&pool.live, worker.net.now());
+    let (mut fresh, mut pause_end) = (None::<Arc<Pool>>, None);
+    loop {
+        let current = fresh.clone();
+        let pool = current.as_deref().unwrap_or(pool);
+        let news = worker.news.rings();
+        let round = Round::begin(pool, flow, &story, visit, worker);
+        match round.ask_all(client).await? {
+            Asked::Found(found) => {
+                story.end_retries(true);
+                return Ok(found);
+            }
+            Asked::NobodyLeft
+                if manner == Manner::AgainAfterPauses && story.has_refused() && !round.is_worth_waiting() => {
+            }
+            Asked::NobodyLeft | Asked::Enough => {
+                story.end_retries(false);
+                return Err(round.give_up());
             }
         }
+        let end = match pause_end {
+            Some(end) if end <= worker.net.now() => {
+                story.forgive();
+                pause_end = None;
+                continue;
+            }
+            Some(end) => end,
+            None => match story.next_pause(&pool.plan.retry, worker.net.now()) {
+                Some(end) => *pause_end.insert(end),
+                None => {
+                    story.end_retries(false);
+                    return Err(round.give_up());
+                }
+            },
+        };
+        let left = end.saturating_duration_since(worker.net.now());
+        let rings = pin!(poll_fn(|cx| worker.news.poll_after(news, cx)));
+        let pause = pin!(worker.net.within(left, rings));
+        if let Either::Right(error) = either(pause, pin!(client.hung_up())).await {
+            return Err(client_gone(&error).into());
+        }
+        if let Some(now) = worker.pool(&pool.plan.name) {
+            story.forgive_risen(pool, &now);
+            fresh = Some(now);
+        }
     }
-    Err(search.give_up(last))
+}
+
+/// How one round went.
+enum Asked {
+    Found(Found),
+    NobodyLeft,
+    /// There may be others, but not for this client.
+    Enough,
 }
 
 /// A server to try, a place on it, and leave to try it.
 type Next<'a> = (Choice, Permit, Pass<'a>);
 
-/// The search of one client for a server.
-struct Search<'a> {
+/// One walk over the servers of a pool as they are now.
+struct Round<'a, 's> {
     pool: &'a Pool,
     /// Where the connection is counted if a server of this pool is tried.
     flow: &'a Arc<Flow>,
-    manner: Manner,
+    story: &'a Story<'s>,
     visit: &'a Visit,
     worker: &'a Worker,
-    begun: Instant,
     /// Servers asked already, or found full. At most as many as the pool has.
     tried: RefCell<Vec<usize>>,
-    /// Those of them that refused: they may be asked again after a pause.
-    refused: RefCell<Vec<usize>>,
-    /// Pauses made so far.
-    pauses: Cell<u32>,
-    is_over_budget: Cell<bool>,
-    /// Nobody else is left: ejected servers are asked, too.
-    takes_ejected: Cell<bool>,
+    /// A server that could be asked had no room.
+    has_full: Cell<bool>,
+    /// Nobody else is left: servers that are ejected, or have just failed others, are asked, too.
+    takes_suspects: Cell<bool>,
 }
 
-impl Field for Search<'_> {
+impl Field for Round<'_, '_> {
     fn is_open(&self, server: usize) -> bool {
-        let live = &self.pool.servers[server].live;
-        let (is_new, now) = (!self.tried.borrow().contains(&server), self.worker.net.now());
-        let is_in = self.takes_ejected.get() || !live.guard.is_ejected(now);
-        is_new && is_in && !live.room.is_full() && live.guard.is_open(now)
+        let (live, now) = (&self.pool.servers[server].live, self.worker.net.now());
+        let is_new = !self.tried.borrow().contains(&server) && !self.story.has_asked(live);
+        let is_sound = self.takes_suspects.get() || !live.guard.is_suspect(now);
+        if !(is_new && is_sound && live.guard.is_open(now)) {
+            return false;
+        }
+        let is_full = live.room.is_full();
+        if is_full {
+            self.has_full.set(true);
+        }
+        !is_full
     }
 
     fn active(&self, server: usize) -> usize {
@@ -129,70 +160,46 @@ impl Field for Search<'_> {
     }
 }
 
-impl<'a> Search<'a> {
+impl<'a, 's> Round<'a, 's> {
     fn begin(
         pool: &'a Pool,
         flow: &'a Arc<Flow>,
-        manner: Manner,
+        story: &'a Story<'s>,
         visit: &'a Visit,
         worker: &'a Worker,
     ) -> Self {
-        Search {
+        Round {
             pool,
             flow,
-            manner,
+            story,
             visit,
             worker,
-            begun: worker.net.now(),
             tried: RefCell::default(),
-            refused: RefCell::default(),
-            pauses: Cell::new(0),
-            is_over_budget: Cell::new(false),
-            takes_ejected: Cell::new(false),
+            has_full: Cell::new(false),
+            takes_suspects: Cell::new(false),
         }
     }
 
-    /// Leave to try once more, while there is time and the pool's budget bears it.
-    fn retry(&self) -> Option<Retry<'a>> {
-        let (plan, now) = (self.pool.plan.retry, self.worker.net.now());
-        if now.saturating_duration_since(self.begun) >= plan.deadline {
-            return None;
-        }
-        let retry = self.pool.live.retry(plan.budget, now);
-        if retry.is_none() {
-            self.is_over_budget.set(true);
-            self.pool.live.stats.of(self.worker.index).retries_refused.add(1);
-        }
-        retry
-    }
-
-    /// The next server to try: one that was not asked yet, at once; else one that refused, after a
-    /// pause. One that did not answer has cost this client enough.
-    async fn next(&self, ask: &Ask, client: &Sock) -> Result<Option<Next<'a>>, Close> {
-        if let Some(next) = self.choose(ask) {
-            return Ok(Some(next));
-        }
-        let (plan, net) = (self.pool.plan.retry, &self.worker.net);
-        if self.manner == Manner::Once || self.refused.borrow().is_empty() {
-            return Ok(None);
-        }
-        let pause = budget::pause(plan.backoff, plan.max_backoff, self.pauses.get(), fastrand::u64(..));
-        self.pauses.set(self.pauses.get() + 1);
-        if net.now() + pause >= self.begun + plan.deadline {
-            return Ok(None);
-        }
-        if let Some(error) = net.within(pause, pin!(client.hung_up())).await {
-            return Err(client_gone(&error));
-        }
-        let refused = self.refused.take();
-        self.tried.borrow_mut().retain(|server| !refused.contains(server));
-        Ok(self.choose(ask))
-    }
-
-    /// How a server did not take the client.
-    fn note(&self, server: usize, failure: &Failure) {
-        if matches!(failure.reason, Reason::ServerRefused | Reason::ServerReset) {
-            self.refused.borrow_mut().push(server);
+    async fn ask_all(&self, client: &Sock) -> Result<Asked, Unserved> {
+        let ask = self.ask();
+        loop {
+            if !self.story.may_try(&self.pool.plan.retry, self.worker) {
+                return Ok(Asked::Enough);
+            }
+            let Some((choice, lease, pass)) = self.choose(&ask) else {
+                self.story.give_back();
+                return Ok(Asked::NobodyLeft);
+            };
+            self.story.on_attempt();
+            let server = &self.pool.servers[choice.server];
+            if !self.visit.attempts.borrow().is_empty() {
+                server.live.stats.of(self.worker.index).retries.add(1);
+            }
+            match self.dial(server, choice, pass, client).await? {
+                Ok(sock) => return Ok(Asked::Found((sock, lease))),
+                Err(failure) if failure.is_ours() => return Err(failure.close(server).into()),
+                Err(failure) => self.story.on_failure(server, failure),
+            }
         }
     }
 
@@ -205,11 +212,18 @@ impl<'a> Search<'a> {
         Ask { key, random: fastrand::u64(..), turn: self.pool.live.next_turn() }
     }
 
-    /// An ejected server is better than none: what is ejected while others work may be all that is
-    /// left when those go down.
+    /// A server that could be asked was full, and the pool lets clients wait for it.
+    fn is_worth_waiting(&self) -> bool {
+        self.has_full.get() && self.pool.plan.queue.is_some()
+    }
+
+    /// A server under suspicion is better than none: what is passed over while others work may be all that
+    /// is left when those go down. Better still is one that will have room, where clients may wait for it.
     fn pick(&self, ask: &Ask) -> Option<Choice> {
         let pick = || self.pool.chooser.pick(ask, self);
-        pick().or_else(|| if self.takes_ejected.replace(true) { None } else { pick() })
+        pick().or_else(|| {
+            if self.is_worth_waiting() || self.takes_suspects.replace(true) { None } else { pick() }
+        })
     }
 
     /// The next server, with a place on it and leave to try it. Another worker may take the last of
@@ -229,6 +243,7 @@ impl<'a> Search<'a> {
                 }
                 return Some((choice, lease, pass));
             }
+            self.has_full.set(true); // another worker was quicker
         }
     }
 
@@ -256,8 +271,8 @@ impl<'a> Search<'a> {
     /// breaker, has lost its clients.
     fn rests(&self, server: usize) -> bool {
         let (live, now) = (&self.pool.servers[server].live, self.worker.net.now());
-        let is_sound = !live.guard.is_ejected(now) && live.guard.is_open(now);
-        is_sound && !self.tried.borrow().contains(&server)
+        let is_sound = !live.guard.is_suspect(now) && live.guard.is_open(now);
+        is_sound && !self.tried.borrow().contains(&server) && !self.story.has_asked(live)
     }
 
     /// Connects to one server and notes how it went. The outer error ends the search.
@@ -277,6 +292,7 @@ impl<'a> Search<'a> {
             client.hung_up().await
         });
         let result = match either(dialled, hung_up).await {
+            Either::Left(Some(Ok(_))) if self.worker.has_lost(self.pool, server) => Err(Failure::went_down()),
             Either::Left(Some(Ok(sock))) => Ok(sock),
             Either::Left(Some(Err(error))) => Err(Failure::of(error)),
             Either::Left(None) => Err(Failure::timed_out(plan.connect_timeout)),
@@ -300,7 +316,7 @@ impl<'a> Search<'a> {
             Err(failure) => {
                 stats.connect_failures.add(failure.reason);
                 if failure.is_the_servers() {
-                    pass.failed(net.now());
+                    pass.failed(took, net.now());
                 }
             }
         }
@@ -316,35 +332,39 @@ impl<'a> Search<'a> {
     }
 
     /// Nobody took the client: says why.
-    fn give_up(&self, last: Option<(Failure, &Server)>) -> Close {
-        let pool = &self.pool.plan.name;
-        match last {
-            Some((failure, server)) => {
-                let mut close = failure.close(server);
-                let (tries, servers, pools) = self.tally();
-                let of = if pools > 1 { "several pools".to_owned() } else { format!("pool `{pool}`") };
-                if servers > 1 {
-                    close.reason = Reason::AllAttemptsFailed;
-                }
-                if tries > 1 {
-                    close.detail = format!(
-                        "{tries} attempts on {servers} of the servers of {of} and none took the \
-                         connection; the last, {}",
-                        failure.told_of(server)
-                    )
-                    .into();
-                }
-                if self.is_over_budget.get() {
-                    close.detail = format!("{}; the pool's retry.budget is used up", close.detail).into();
-                }
-                close
-            }
-            None if self.is_any_full() => refusal(
+    fn give_up(&self) -> Unserved {
+        let (pool, has_full) = (&self.pool.plan.name, self.has_full.get());
+        let close = match self.story.last.take() {
+            Some((failure, server)) => self.tell(&failure, &server),
+            None if has_full => refusal(
                 Reason::ServerLimit,
                 format!("every healthy server of pool `{pool}` is at its max_connections"),
             ),
             None => refusal(Reason::NoHealthyServer, self.why_nobody()),
+        };
+        Unserved { close, has_full }
+    }
+
+    /// Tells of the last attempt, and of how many there were.
+    fn tell(&self, failure: &Failure, server: &Server) -> Close {
+        let mut close = failure.close(server);
+        let (tries, servers, pools) = self.tally();
+        let of =
+            if pools > 1 { "several pools".to_owned() } else { format!("pool `{}`", self.pool.plan.name) };
+        if servers > 1 {
+            close.reason = Reason::AllAttemptsFailed;
         }
+        if tries > 1 {
+            close.detail = format!(
+                "{tries} attempts on {servers} of the servers of {of} and none took the connection; the last, {}",
+                failure.told_of(server)
+            )
+            .into();
+        }
+        if self.story.is_over_budget.get() {
+            close.detail = format!("{}; the pool's retry.budget is used up", close.detail).into();
+        }
+        close
     }
 
     /// Attempts, servers that they were made on, and pools of those.
@@ -369,11 +389,5 @@ impl<'a> Search<'a> {
                 servers().count()
             ),
         }
-    }
-
-    fn is_any_full(&self) -> bool {
-        use crate::core::health::State;
-        let servers = self.pool.servers.iter().filter(|server| server.plan.weight > 0);
-        servers.into_iter().any(|server| server.state != State::Down && server.live.room.is_full())
     }
 }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::connect::Waiting;
+use super::failure::Unserved;
 use super::search::{Found, Manner, search};
 use super::visit::Visit;
 use super::worker::Worker;
@@ -25,16 +26,16 @@ use crate::snapshot::Pool;
 use crate::telemetry::stats::Flow;
 
 /// May a client that met this end wait instead.
-pub(super) fn may_wait(end: &Close, pool: &Pool) -> Option<Queue> {
+pub(super) fn may_wait(end: &Unserved, pool: &Pool) -> Option<Queue> {
     use Reason::{
-        AllAttemptsFailed, ConnectTimeout, NoHealthyServer, ServerLimit, ServerRefused, ServerReset,
-        ServerUnreachable,
+        AllAttemptsFailed, ConnectTimeout, NoHealthyServer, ServerLimit, ServerMarkedDown, ServerRefused,
+        ServerReset, ServerUnreachable,
     };
     let queue = pool.plan.queue?;
-    let is_worth_it = match end.reason {
+    let is_worth_it = match end.close.reason {
         ServerLimit => true,
         NoHealthyServer | AllAttemptsFailed | ServerRefused | ServerReset | ServerUnreachable
-        | ConnectTimeout => pool.plan.on_no_server == OnNoServer::Queue,
+        | ServerMarkedDown | ConnectTimeout => end.has_full || pool.plan.on_no_server == OnNoServer::Queue,
         _ => false,
     };
     is_worth_it.then_some(queue)
@@ -49,6 +50,7 @@ pub(super) async fn wait(
     worker: &Worker,
 ) -> Result<Found, Close> {
     let Waiting { pool, flow, queue, met } = line;
+    visit.flow.replace(Arc::clone(flow)); // whatever becomes of it, it waited for this pool
     let (name, begun) = (&pool.plan.name, worker.net.now());
     let Some(ticket) = pool.live.line.join(visit.client.ip(), queue.max) else {
         let detail = format!("{} clients wait for pool `{name}` already{}", queue.max, because(&met));
@@ -91,10 +93,10 @@ async fn ask_in_turn(
                 ticket.served();
                 return Ok(found);
             }
-            Err(end) if may_wait(&end, &pool).is_none() => return Err(end),
+            Err(end) if may_wait(&end, &pool).is_none() && !is_ours(&end.close) => return Err(end.close),
             Err(end) => {
                 ticket.in_vain();
-                met.replace(end.detail);
+                met.replace(end.close.detail);
             }
         }
         let full = [full, full_servers(&pool)].concat();
@@ -104,6 +106,11 @@ async fn ask_in_turn(
         worker.net.within(pause, pin!(changed)).await;
         times = times.saturating_add(1);
     }
+}
+
+/// This machine was short of something. It may be over in a moment, and is no reason to lose a place.
+fn is_ours(end: &Close) -> bool {
+    matches!(end.reason, Reason::FdExhausted | Reason::PortExhausted | Reason::Internal)
 }
 
 /// Servers that had no place left.

@@ -4,6 +4,7 @@
 //! of listeners and servers. It never waits for control and never for another worker.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
@@ -129,6 +130,7 @@ async fn work(net: Net, start: Start, crew: Arc<Crew>, inbox: Inbox, pulse: Arc<
         access_log: start.access_log,
         snapshot: RefCell::new(start.snapshot),
         news: Bell::default(),
+        draining: RefCell::default(),
         visits: RefCell::default(),
         next_conn: Cell::new(0),
         doors: RefCell::default(),
@@ -154,6 +156,9 @@ pub(super) struct Worker {
     snapshot: RefCell<Arc<Snapshot>>,
     /// Rings with each new snapshot.
     pub(super) news: Bell,
+    /// When the connections of servers that went down are cut, by the address of the server's counts, which
+    /// its task holds; `None` is called off. One entry for each task, see `lost.rs`.
+    pub(super) draining: RefCell<HashMap<usize, Option<Instant>>>,
     /// The open connections.
     visits: RefCell<Slab<Rc<Visit>>>,
     next_conn: Cell<u64>,

@@ -2,8 +2,11 @@
 //!
 //! Decides nothing itself: that is `core/breaker.rs` and `core/outlier.rs`. It is shared by all
 //! workers, so the rules hold exactly, under a lock that is taken a few times for each connection
-//! and never for a byte; a server without rules costs one load. [`Guard::is_open`] takes no
+//! and never for a byte; a server without rules costs two loads. [`Guard::is_open`] takes no
 //! lock: it may be one connect behind, and [`Guard::enter`] then has the last word.
+//!
+//! A server without rules that did not take a client is in doubt for a while: asked after all others, and
+//! by one client at a time. Else the fewest connections of all would draw every client to it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,6 +14,14 @@ use std::time::{Duration, Instant};
 
 use crate::core::breaker::{self, Breaker, Entry, Gate};
 use crate::core::outlier::{self, Cause, Outlier, Ward};
+
+/// How long a server that did not take a client is in doubt, as times of what it took to find out: the
+/// clients who find out spend a tenth of their time with it.
+const DOUBT_TIMES: u32 = 10;
+/// At least so long, so that one client a second tries a server that refuses at once; and at most so
+/// long, so that a server that is back is soon found out.
+const DOUBT_LEAST: Duration = Duration::from_secs(1);
+const DOUBT_MOST: Duration = Duration::from_secs(30);
 
 /// One server's. It outlives every reload.
 #[derive(Debug)]
@@ -25,12 +36,17 @@ pub struct Guard {
     gate: AtomicU64,
     /// Until when it is ejected; 0 is not.
     ejected_until: AtomicU64,
+    /// Where there are no rules: until when others are asked first, because it did not take its last
+    /// client; 0 is not, since it did.
+    doubted_until: AtomicU64,
     inside: Mutex<Inside>,
 }
 
 #[derive(Debug, Default)]
 struct Inside {
     breaker: Option<Breaker>,
+    /// How often the breakers before this one had opened.
+    opened: u64,
     outlier: Option<Outlier>,
 }
 
@@ -71,6 +87,7 @@ impl Guard {
             is_on: AtomicBool::new(false),
             gate: AtomicU64::new(0),
             ejected_until: AtomicU64::new(0),
+            doubted_until: AtomicU64::new(0),
             inside: Mutex::default(),
         }
     }
@@ -85,7 +102,12 @@ impl Guard {
         let mut inside = self.inside();
         match (rules.breaker, &mut inside.breaker) {
             (Some(rules), Some(breaker)) => breaker.set_rules(rules),
-            (rules, breaker) => *breaker = rules.map(Breaker::new),
+            (Some(rules), None) => inside.breaker = Some(Breaker::after(rules, inside.opened)),
+            (None, Some(breaker)) => {
+                inside.opened = breaker.opened();
+                inside.breaker = None;
+            }
+            (None, None) => {}
         }
         match (rules.outlier, &mut inside.outlier) {
             (Some(rules), Some(outlier)) => outlier.set_rules(rules),
@@ -95,6 +117,7 @@ impl Guard {
             self.ejected_until.store(0, Ordering::Relaxed);
         }
         self.is_on.store(inside.breaker.is_some() || inside.outlier.is_some(), Ordering::Relaxed);
+        self.doubted_until.store(0, Ordering::Relaxed);
         self.note_gate(&inside);
     }
 
@@ -105,13 +128,30 @@ impl Guard {
     }
 
     pub fn is_ejected(&self, now: Instant) -> bool {
-        let until = self.ejected_until.load(Ordering::Relaxed);
+        self.is_before(&self.ejected_until, now)
+    }
+
+    /// Is it better asked after all others: ejected, or without rules and in doubt.
+    pub fn is_suspect(&self, now: Instant) -> bool {
+        self.is_ejected(now) || self.is_before(&self.doubted_until, now)
+    }
+
+    fn is_before(&self, until: &AtomicU64, now: Instant) -> bool {
+        let until = until.load(Ordering::Relaxed);
         until != 0 && self.ticks(now) < until
+    }
+
+    /// Its check has found it well.
+    pub fn trust(&self) {
+        self.doubted_until.store(0, Ordering::Relaxed);
     }
 
     /// Lets a connection in that is about to be made, or says no.
     pub fn enter(&self, now: Instant) -> Option<Pass<'_>> {
         if !self.is_on.load(Ordering::Relaxed) {
+            if self.doubted_until.load(Ordering::Relaxed) != 0 {
+                self.doubt(Duration::ZERO, now); // one client tries it, and others wait how that goes
+            }
             return Some(Pass { guard: self, entry: None, is_watched: false });
         }
         let mut inside = self.inside();
@@ -146,6 +186,12 @@ impl Guard {
         let outlier = inside.outlier.as_ref()?;
         let ejected = outlier.ejected(now).map(|ejection| (ejection.until - now, ejection.cause));
         Some(Watched { ejected, ejections: outlier.ejections() })
+    }
+
+    /// Others are asked first for a while. A server that made its client wait is asked again so much later.
+    fn doubt(&self, took: Duration, now: Instant) {
+        let until = now + (took * DOUBT_TIMES).clamp(DOUBT_LEAST, DOUBT_MOST);
+        self.doubted_until.store(self.ticks(until), Ordering::Relaxed);
     }
 
     fn judge(&self, inside: &mut Inside, is_good: bool, now: Instant) {
@@ -196,10 +242,17 @@ impl Pass<'_> {
     /// Says whether [`Guard::on_service`] is to hear what follows.
     pub fn connected(mut self) -> bool {
         self.tell_breaker(Breaker::on_success);
+        if self.guard.doubted_until.load(Ordering::Relaxed) != 0 {
+            self.guard.doubted_until.store(0, Ordering::Relaxed);
+        }
         self.is_watched
     }
 
-    pub fn failed(mut self, now: Instant) {
+    /// It did not take the client, and took so long for that.
+    pub fn failed(mut self, took: Duration, now: Instant) {
+        if !self.guard.is_on.load(Ordering::Relaxed) {
+            return self.guard.doubt(took, now);
+        }
         self.tell_breaker(|breaker, entry| _ = breaker.on_failure(entry, now));
         if self.is_watched {
             self.guard.on_service(false, now);
@@ -252,7 +305,7 @@ mod tests {
         let guard = Guard::new(now, Arc::default());
         guard.set_rules(breaking(Some(BREAKER)));
         for _ in 0..2 {
-            guard.enter(now).expect("closed").failed(now);
+            guard.enter(now).expect("closed").failed(Duration::ZERO, now);
         }
         guard
     }
@@ -261,10 +314,30 @@ mod tests {
     fn without_rules_it_lets_everybody_in_whatever_happens() {
         let (guard, now) = (Guard::new(Instant::now(), Arc::default()), Instant::now());
         for _ in 0..100 {
-            guard.enter(now).expect("no rules").failed(now);
+            guard.enter(now).expect("no rules").failed(Duration::ZERO, now);
         }
         assert!(guard.is_open(now) && !guard.is_ejected(now));
         assert!(guard.circuit(now).is_none() && guard.watched(now).is_none());
+    }
+
+    #[test]
+    fn without_rules_a_failure_puts_it_behind_the_others_and_one_client_at_a_time_tries_it() {
+        let now = Instant::now();
+        let guard = Guard::new(now, Arc::default());
+        let after = |seconds: f64| now + Duration::from_secs_f64(seconds);
+        guard.enter(now).expect("no rules").failed(Duration::from_millis(1), now);
+        assert!(guard.is_suspect(after(0.9)) && guard.is_open(after(0.9)));
+        assert!(!guard.is_suspect(after(1.1)));
+        let trial = guard.enter(after(1.1)).expect("no rules");
+        assert!(guard.is_suspect(after(1.2)), "somebody is finding out");
+        trial.connected();
+        assert!(!guard.is_suspect(after(1.2)));
+
+        guard.enter(now).expect("no rules").failed(Duration::from_secs(2), now);
+        assert!(
+            guard.is_suspect(after(19.0)) && !guard.is_suspect(after(21.0)),
+            "it costs a client two seconds"
+        );
     }
 
     #[test]
@@ -289,6 +362,26 @@ mod tests {
         assert!(!guard.is_open(now));
         guard.set_rules(Rules::default());
         assert!(guard.is_open(now));
+    }
+
+    /// The bug: the new breaker counted from 0 again, took the old trial for its own, and lost count.
+    #[test]
+    fn a_trial_under_an_older_breaker_is_none_of_the_new_one() {
+        let now = Instant::now();
+        let guard = open(now);
+        let later = now + BREAKER.open_for;
+        let trial = guard.enter(later).expect("a trial");
+        guard.set_rules(Rules::default());
+        guard.set_rules(breaking(Some(BREAKER)));
+        for _ in 0..2 {
+            guard.enter(later).expect("closed").failed(Duration::ZERO, later);
+        }
+        let again = later + BREAKER.open_for;
+        let trials: Vec<_> = std::iter::from_fn(|| guard.enter(again)).collect();
+        drop(trial);
+        drop(trials);
+        assert_eq!(guard.circuit(again).expect("a breaker").opened, 2);
+        assert!(guard.enter(again).is_some(), "each was given back");
     }
 
     #[test]
@@ -324,7 +417,11 @@ mod tests {
         guards.iter().for_each(|guard| guard.set_rules(Rules { outlier: Some(OUTLIER), breaker: None }));
         thread::scope(|threads| {
             for guard in guards.iter().chain(&guards) {
-                threads.spawn(|| (0..100).for_each(|_| guard.enter(now).expect("no breaker").failed(now)));
+                threads.spawn(|| {
+                    for _ in 0..100 {
+                        guard.enter(now).expect("no breaker").failed(Duration::ZERO, now);
+                    }
+                });
             }
         });
         let out = guards.iter().filter(|guard| guard.is_ejected(now)).count();

@@ -32,11 +32,19 @@ const SAID_MAX: usize = 120;
 pub fn printable(said: &[u8]) -> String {
     // A character has four bytes at the most, and what is not UTF-8 becomes one for each byte.
     let text = String::from_utf8_lossy(&said[..said.len().min(4 * SAID_MAX)]).into_owned();
-    let text: Vec<char> = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let text: Vec<char> = text.trim().chars().map(|c| if is_plain(c) { c } else { ' ' }).collect();
     match text.get(..SAID_MAX) {
         Some(start) if text.len() > SAID_MAX => start.iter().collect::<String>() + "...",
         _ => text.into_iter().collect(),
     }
+}
+
+/// Is shown where it stands, and does nothing to what stands around it: no control, no end of a line, and
+/// nothing that turns the direction of the text (Unicode, UAX #9) or is not seen.
+fn is_plain(c: char) -> bool {
+    let is_hidden =
+        matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    !c.is_control() && !is_hidden
 }
 
 /// Where the text begins. For short texts: each place is tried.
@@ -71,6 +79,7 @@ mod tests {
         assert_eq!(printable(b"-ERR \x1b[2J\r\nevil"), "-ERR  [2J  evil");
         assert_eq!(printable(&[b'x'; 500]).len(), SAID_MAX + 3);
         assert_eq!(printable(b"\xff\xfe"), "\u{fffd}\u{fffd}");
+        assert_eq!(printable("abc\u{202e}def\u{2028}g".as_bytes()), "abc def g");
     }
 
     proptest! {

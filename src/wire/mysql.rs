@@ -189,10 +189,7 @@ const COLUMNS_MAX: u8 = 2;
 pub fn row(bytes: &[u8]) -> Parsed<Result<Option<Vec<u8>>, Answer>> {
     const MALFORMED: Halt = Halt::Malformed("sent a malformed answer");
     let ((_, first), mut used) = packet(bytes)?;
-    let columns = match *first {
-        [columns @ 1..=COLUMNS_MAX] => columns,
-        _ => return Ok((Err(answer(first)), used)),
-    };
+    let &[columns @ 1..=COLUMNS_MAX] = first else { return Ok((Err(answer(first)), used)) };
     let mut next = || -> Result<&[u8], Halt> {
         let ((_, payload), taken) = packet(&bytes[used..])?;
         used += taken;

@@ -65,18 +65,24 @@ fn a_client_does_not_notice_a_server_that_refuses() {
     let dead = format!("{{ name = \"dead\", address = \"{}\" }}", nobody());
     let (text, front) = config(&[dead, server.toml()], "", "balance = \"round-robin\"");
     let daemon = Daemon::start(&text);
+    let begun = std::time::Instant::now();
     for _ in 0..100 {
         assert_eq!(served_by(front), "alive");
     }
+    let seconds = begun.elapsed().as_secs_f64();
     let log = daemon.access_log_of(100);
     let retried = log.iter().filter(|record| failed_attempts(record) == [("dead", "server_refused")]).count();
-    assert_eq!(retried, 50, "every other turn begins with the dead server");
+    let most = 1 + seconds as usize;
+    assert!(
+        (1..=most).contains(&retried),
+        "{retried}: the first finds out, and then one tries it each second"
+    );
     let failures = daemon.metric(
         "tidegate_server_connect_failures_total",
         &[("server", "dead"), ("reason", "server_refused")],
     );
-    assert_eq!(failures, 50.0);
-    assert_eq!(daemon.metric("tidegate_server_retries_total", &[("server", "alive")]), 50.0);
+    assert_eq!(failures, retried as f64);
+    assert_eq!(daemon.metric("tidegate_server_retries_total", &[("server", "alive")]), retried as f64);
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod exhausted; // descriptors and ports run out
 mod fallback; // io_uring is denied, missing or short of something
 mod fallback_pool; // another pool's servers, when one has none left
 mod limits; // never more than N
+mod losses; // some servers are lost while others serve
 mod observe; // what operators see
 mod peers; // scripted servers and clients
 mod queue; // clients that wait for a server

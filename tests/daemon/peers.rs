@@ -217,8 +217,8 @@ impl Drop for Slammer {
 /// A listener whose queue is full: the kernel drops what comes, as a dead host does.
 pub struct BlackHole {
     pub address: SocketAddr,
-    _listener: socket2::Socket,
-    _fillers: Vec<TcpStream>,
+    listener: socket2::Socket,
+    fillers: Vec<TcpStream>,
 }
 
 impl BlackHole {
@@ -232,7 +232,12 @@ impl BlackHole {
         while let Ok(filler) = TcpStream::connect_timeout(&address, patience) {
             fillers.push(filler);
         }
-        BlackHole { address, _listener: listener, _fillers: fillers }
+        BlackHole { address, listener, fillers }
+    }
+
+    /// Takes what fills its queue. A handshake that was dropped comes again, and the kernel completes it.
+    pub fn wake(&self) {
+        self.fillers.iter().for_each(|_| _ = self.listener.accept().expect("a filler"));
     }
 }
 

@@ -235,7 +235,9 @@ fn a_storm_against_a_dead_pool_is_bounded_by_the_budget() {
 #[test]
 fn a_dead_server_among_good_ones_never_uses_up_the_budget() {
     let server = Greeter::start("alive");
-    let retry = "balance = \"round-robin\"\nretry = { budget = \"0%\" }";
+    // A breaker that never opens, so that the dead one is tried as often as the other.
+    let retry =
+        "balance = \"round-robin\"\nretry = { budget = \"0%\" }\n[pool.p.circuit_breaker]\nfailures = 1000";
     let (text, front) = config(&[named("dead", nobody()), server.toml()], "", retry);
     let daemon = Daemon::start(&text);
     for _ in 0..25 {

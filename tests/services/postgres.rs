@@ -212,7 +212,7 @@ fn no_session_fails_when_a_server_is_gone_and_nothing_but_a_retry_can_know() {
     let log = rig.settled();
     let after = &log[before.len()..];
     let saved = after.iter().filter(|record| failed_attempts(record) == [("a", "server_refused")]);
-    assert!(saved.count() >= 40, "round robin sends half of them to the stopped server first");
+    assert!(saved.count() >= 1, "some found out, and from then on one a second tries it");
     assert_eq!(on(after, "b").len(), after.len(), "the other server took them all");
 }
 

@@ -139,6 +139,8 @@ fn max_load(section: &Section<'_>, balance: Balance, found: &mut Mistakes) -> Op
 
 /// A gigabyte of entries; whoever has more clients hashes.
 const ENTRIES_MAX: i64 = 10_000_000;
+/// One for each part of the table, see `live.rs`.
+const ENTRIES_LEAST: i64 = 16;
 
 fn affinity(field: Field<'_>, found: &mut Mistakes) -> Option<Affinity> {
     let mut affinity = Affinity::default();
@@ -157,7 +159,8 @@ fn affinity(field: Field<'_>, found: &mut Mistakes) -> Option<Affinity> {
         affinity.ttl = leaf::duration(field, Span::Positive, found).unwrap_or(affinity.ttl);
     }
     if let Some(field) = section.get("max_entries") {
-        let read = leaf::number(field, 1, ENTRIES_MAX, found).and_then(|count| usize::try_from(count).ok());
+        let read = leaf::number(field, ENTRIES_LEAST, ENTRIES_MAX, found)
+            .and_then(|count| usize::try_from(count).ok());
         affinity.max_entries = read.unwrap_or(affinity.max_entries);
     }
     Some(affinity)

@@ -98,11 +98,18 @@ impl fmt::Display for Statuses {
 }
 
 /// One step of `type = "send-expect"`; an empty part is left out.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Step {
     pub send: Vec<u8>,
     /// Must come back, with anything before and behind it.
     pub expect: Vec<u8>,
+}
+
+impl fmt::Debug for Step {
+    /// Without what is sent, which may be a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Step").field("send", &self.send.len()).field("expect", &self.expect).finish()
+    }
 }
 
 /// `type = "postgres"`
