@@ -224,9 +224,7 @@ impl<'a> Search<'a> {
             if let Some(lease) = live.room.take()
                 && let Some(pass) = live.guard.enter(self.worker.net.now())
             {
-                if !Arc::ptr_eq(&self.visit.flow.borrow(), self.flow) {
-                    self.visit.flow.replace(Arc::clone(self.flow));
-                }
+                self.visit.turn_to(self.flow);
                 return Some((choice, lease, pass));
             }
         }
