@@ -6,6 +6,7 @@
 pub mod gate; // what a listener remembers of its clients' sources
 mod guard; // may a server be tried
 mod line; // who waits for one
+mod route; // which of them go to a canary
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 use self::gate::Gate;
 pub use guard::{Circuit, Guard, Pass, Rules, Watched};
 pub use line::{Line, Ticket};
+pub use route::RouteLive;
 
 use crate::core::affinity::{Key, Table};
 use crate::core::budget::Budget;

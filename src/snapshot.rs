@@ -4,14 +4,17 @@
 //! consistent world from accept to close, whatever is reloaded meanwhile.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::config::plan;
+use crate::core::acl::Acl;
 use crate::core::balance::Chooser;
 use crate::core::health;
 use crate::core::slow_start::Share;
-use crate::live::{ListenerLive, Loads, PoolLive, Room, ServerLive};
+use crate::core::split::Split;
+use crate::live::{ListenerLive, Loads, PoolLive, Room, RouteLive, ServerLive};
 use crate::telemetry::stats::Flow;
 
 /// The world at one moment.
@@ -32,11 +35,64 @@ pub struct Snapshot {
 pub struct Listener {
     pub plan: plan::Listener,
     pub live: Arc<ListenerLive>,
-    pub pool: Arc<Pool>,
-    /// Where the ends of this listener's connections to `pool` are counted.
+    /// The first that takes a client decides where it goes. Where the listener has a pool of its own, that is
+    /// the last of them and takes everybody.
+    pub routes: Vec<Route>,
+    /// Where connections are counted that end before they have a route.
     pub flow: Arc<Flow>,
-    /// Where those to the pools that `pool` falls back to are counted, in the order of that chain.
-    pub fallback_flows: Vec<Arc<Flow>>,
+}
+
+impl Listener {
+    /// Every pool that is the first to be asked for some client.
+    pub fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
+        let targets = self.routes.iter().filter_map(|route| route.target.as_ref());
+        targets.flat_map(|target| {
+            std::iter::once(&target.pool).chain(target.canary.as_ref().map(|canary| &canary.pool))
+        })
+    }
+}
+
+/// Where some of a listener's clients go.
+#[derive(Debug)]
+pub struct Route {
+    pub from: Arc<Acl>,
+    /// `None` where it is the only one, and shares nothing out.
+    pub live: Option<Arc<RouteLive>>,
+    /// `None`: they are refused.
+    pub target: Option<Target>,
+}
+
+impl Route {
+    pub fn takes(&self, client: IpAddr) -> bool {
+        self.from.check(client).is_ok()
+    }
+}
+
+/// A pool and those that it falls back to.
+#[derive(Debug)]
+pub struct Target {
+    pub pool: Arc<Pool>,
+    /// Where the ends of connections to each of them are counted, in the order in which they are asked.
+    pub flows: Vec<Arc<Flow>>,
+    pub canary: Option<Canary>,
+}
+
+/// The pool that gets a share of a target's connections.
+#[derive(Debug)]
+pub struct Canary {
+    pub from: Arc<Acl>,
+    pub split: Split,
+    pub pool: Arc<Pool>,
+    pub flow: Arc<Flow>,
+    /// Of the route that it is a part of.
+    pub live: Arc<RouteLive>,
+}
+
+impl Canary {
+    /// Whether this connection from there is the canary's. A turn is taken only for one that might be.
+    pub fn takes(&self, client: IpAddr) -> bool {
+        self.from.check(client).is_ok() && self.split.takes(client, || self.live.next_turn())
+    }
 }
 
 #[derive(Debug)]

@@ -70,6 +70,9 @@ fn the_reference_shows_the_defaults() {
 fn with_every_key() -> String {
     let text = fs::read_to_string(conf().join("tidegate.toml")).unwrap();
     let is_key = |line: &str| {
+        if line.starts_with("# [[") {
+            return true;
+        }
         let key = line.strip_prefix("# ").and_then(|line| line.split_once(" = "));
         key.is_some_and(|(key, _)| key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'))
     };
@@ -91,9 +94,10 @@ fn the_reference_shows_every_key_in_its_table() {
         for key in keys.names {
             let is_shown = match keys.header {
                 "the file" => text.contains(&format!("\n[{key}")),
-                "retry" | "queue" | "affinity" | "a table of `servers`" | "a table of `steps`" => {
+                "retry" | "queue" | "affinity" | "canary" | "a table of `servers`" | "a table of `steps`" => {
                     text.contains(&format!(" {key} = "))
                 }
+                "[listener.NAME]" if *key == "route" => text.contains(".route]]\n"),
                 // A table of its own.
                 _ if ["access", "health_check", "circuit_breaker", "outlier_detection"].contains(key) => {
                     text.contains(&format!(".{key}]\n"))
@@ -108,10 +112,19 @@ fn the_reference_shows_every_key_in_its_table() {
 #[test]
 fn what_the_reference_comments_out_holds_too() {
     let text = with_every_key().replace("\"least-connections\"", "\"consistent-hash\"");
-    let text = text + "\n[pool.web-static]\nservers = [\"192.0.2.20:8080\"]\n"; // what it falls back to
+    // What it falls back to, and where routes and canaries lead.
+    let others = ["web-static", "web-next", "web-office"];
+    let others = others.map(|name| format!("\n[pool.{name}]\nservers = [\"192.0.2.20:8080\"]\n"));
+    let text = text + &others.concat();
     let plan = config::parse("all.toml", &text).unwrap().plan;
     assert_eq!(plan.listeners[0].max_connections, Some(10_000));
     assert_eq!(plan.listeners[0].admission.acl.allowed().len(), 2);
+    assert_eq!(plan.listeners[0].routes[0].name, "office");
+    let shares = [&plan.listeners[0].target, &plan.listeners[0].routes[0].target].map(|target| {
+        let canary = target.as_ref().unwrap().canary.as_ref().unwrap();
+        canary.split.share.to_string()
+    });
+    assert_eq!(shares, ["5%", "0.5%"]);
     assert_eq!(plan.pools[0].health_check.as_ref().unwrap().port, Some(8008));
     assert_eq!(plan.pools[0].fallback.as_deref(), Some("web-static"));
     assert_eq!(plan.pools[0].affinity, Some(Affinity::default()));

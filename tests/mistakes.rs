@@ -321,6 +321,24 @@ fn both_wildcards_stand_side_by_side() {
     assert_eq!(loaded.plan.listeners[0].bind.len(), 5);
 }
 
+#[test]
+fn a_listener_takes_so_many_routes_and_no_more() {
+    let of = |count: usize| -> String {
+        let route =
+            |number| format!("[[listener.web.route]]\nfrom = [\"10.0.{number}.0/24\"]\npool = \"web\"\n");
+        let routes: String = (0..count.min(256)).map(route).collect();
+        let more = if count > 256 { "[[listener.web.route]]\nreject = true\n" } else { "" };
+        format!(
+            "[listener.web]\nbind = [\"127.0.0.1:80\"]\n{routes}{more}[pool.web]\nservers = [\"192.0.2.1:80\"]\n"
+        )
+    };
+    let loaded = config::parse("t.toml", &of(256)).unwrap();
+    assert_eq!((loaded.plan.listeners[0].routes.len(), loaded.warnings.is_empty()), (256, true));
+    let found = mistakes_of(&of(257));
+    assert_eq!(found.len(), 1);
+    assert_eq!((found[0].code, found[0].label.as_deref()), (Code::OutOfRange, Some("at most 256")));
+}
+
 fn check_spans(text: &str) {
     let found = mistakes("t.toml", text);
     for mistake in found.iter() {

@@ -18,7 +18,7 @@ pub fn run(args: Args) -> ExitCode {
         let rows = listeners.iter().map(|listener| {
             [
                 listener.name.clone(),
-                listener.pool.clone(),
+                way(listener),
                 listener.state.clone(),
                 listener.active.to_string(),
                 listener.limit.map_or("-".into(), |limit| limit.to_string()),
@@ -30,4 +30,16 @@ pub fn run(args: Args) -> ExitCode {
         let head = ["LISTENER", "POOL", "STATE", "ACTIVE", "LIMIT", "TOTAL", "REJECTED", "BIND"];
         table(head, rows.collect(), paint)
     })
+}
+
+/// `web, 5% web-next`, and how many routes come before.
+fn way(listener: &Listener) -> String {
+    let mut parts: Vec<_> = listener.pool.iter().cloned().collect();
+    parts.extend(listener.canary.iter().map(|canary| format!("{} {}", canary.share, canary.pool)));
+    match listener.routes.len() {
+        0 => {}
+        1 => parts.push("1 route".into()),
+        routes => parts.push(format!("{routes} routes")),
+    }
+    parts.join(", ")
 }

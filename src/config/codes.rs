@@ -54,11 +54,11 @@ codes! {
         \"1h\", \"7d\". A share is a number and a percent sign in quotes: \"10%\". A rate \
         is a number and a unit of time in quotes: \"1000/s\", \"10/m\", \"100/h\".";
     OutOfRange = "E0105", "The value is of the right type, but smaller or larger than the key allows.";
-    UnknownPool = "E0106", "A listener, or the `fallback` of a pool, names a pool that the file does not define.";
+    UnknownPool = "E0106", "A listener, a route, a canary, or the `fallback` of a pool names a pool that the file does not define.";
     NoWeight = "E0107", "Every server of the pool has weight 0, so none may ever get a connection. A server with \
         weight 0 is passed over; one at least needs a positive weight.";
-    MissingKey = "E0108", "A key that has no default is missing: a listener needs `bind` and `pool`, a pool \
-        needs `servers`, a server needs `address`, a health check that logs in needs `user`.";
+    MissingKey = "E0108", "A key that has no default is missing: a listener needs `bind`, and `pool` or a \
+        route, a pool needs `servers`, a canary `pool` and `share`, a server needs `address`, a health check that logs in needs `user`.";
     BadAddress = "E0109", "An address is an IP address and a port, such as \"192.0.2.1:80\" or \
         \"[2001:db8::1]:80\". Host names are not resolved.";
     BindClash = "E0110", "Two addresses would claim the same port. A wildcard claims its port on every address of \
@@ -66,9 +66,9 @@ codes! {
         sockets take IPv6 alone.";
     EmptyList = "E0111", "The list is empty: a listener needs one address at least, a pool one server, and \
         a list of those who may come in somebody.";
-    NotUnique = "E0112", "Two servers of a pool share a name or an address. Names tell servers apart in logs, \
-        metrics and commands; an address twice would get twice its share (use `weight` for that).";
-    BadName = "E0113", "Names of listeners, pools and servers appear as metric labels, in log lines and in \
+    NotUnique = "E0112", "Two servers of a pool share a name or an address, or two routes of a listener a name. \
+        Names tell them apart in logs, metrics and commands; an address twice would get twice its share (use `weight` for that).";
+    BadName = "E0113", "Names of listeners, routes, pools and servers appear as metric labels, in log lines and in \
         commands: 1 to 64 letters, digits, `_`, `.`, `:` or `-`.";
     BadPath = "E0114", "The path cannot be used: it is empty, or too long for a unix socket (107 bytes).";
     NoListener = "E0115", "The file defines no listener, so nobody could connect.";
@@ -82,6 +82,8 @@ codes! {
         or \"2001:db8::/32\"; the bits behind those are zero. One address alone is a network, too.";
     BadSecret = "E0131", "A password stands in a file of its own, one line, so that the configuration can be shown. \
         The file must exist, be readable for the user that Tidegate runs as, and hold one line of text.";
+    RouteGoal = "E0140", "A route says where its clients go, with `pool`, or that they are refused, with \
+        `reject = true`: one of the two.";
     UnusedPool = "W0001", "No listener uses the pool and none falls back to it, so it gets no traffic.";
     NoEffect = "W0002", "The key is understood, but another key keeps it from having any effect.";
     SlowCheck = "W0003", "A health check may take longer than the time between two checks: failures are then \
@@ -92,6 +94,8 @@ codes! {
         shorter than twice `tcp_keepalive`, one lost keepalive probe ends a healthy idle connection.";
     OpenSecret = "W0030", "Every user of the machine may read the file of a password. It should belong to the user \
         that Tidegate runs as and be readable for nobody else.";
+    DeadRoute = "W0040", "The first route that takes a client decides, and earlier routes take every client of this \
+        one: it is never reached. The narrower of two networks belongs first.";
 }
 
 impl Code {

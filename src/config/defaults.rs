@@ -11,7 +11,8 @@ use std::time::Duration;
 use super::plan::{
     AccessLog, AccessOutput, AccessWhen, Admin, Admission, AdmissionMode, Affinity, AffinityBy, Auto,
     Balance, CircuitBreaker, HashKey, HealthCheck, Http, Level, Listener, Log, LogFormat, Method, OnNoServer,
-    OnServerDown, OutlierDetection, Pool, Probe, Process, Queue, Retry, Server, Statuses, Tcp, WhenFull,
+    OnServerDown, OutlierDetection, Pool, Probe, Process, Queue, Retry, Server, SplitBy, Statuses, Target,
+    Tcp, WhenFull,
 };
 
 /// Where the configuration is looked for.
@@ -41,6 +42,8 @@ pub const WEIGHT: u32 = 100;
 pub const WHEN_FULL: WhenFull = WhenFull::Wait;
 /// Off: it is for servers with caches to fill or code to compile, and the operator knows which.
 pub const SLOW_START: Option<Duration> = None;
+/// Exact also where few connections come.
+pub const SPLIT_BY: SplitBy = SplitBy::Connection;
 pub const ON_NO_SERVER: OnNoServer = OnNoServer::Refuse;
 
 impl Default for Process {
@@ -183,7 +186,8 @@ impl Listener {
         Listener {
             name: name.into(),
             bind,
-            pool: pool.into(),
+            routes: Vec::new(),
+            target: Some(Target::from(pool.into())),
             max_connections: None,
             when_full: WHEN_FULL,
             admission: Admission::default(),

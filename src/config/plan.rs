@@ -4,6 +4,7 @@
 //! nobody else interprets what the operator wrote.
 
 mod probe; // what a health check asks
+mod route; // which client goes to which pool
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -18,9 +19,11 @@ pub use crate::core::bucket::Rate;
 use crate::core::outcome::words;
 pub use crate::core::outlier::Rules as OutlierDetection;
 use crate::core::prefix::Prefix;
+pub use crate::core::split::{By as SplitBy, Share, Split};
 pub use probe::{
     CheckKind, Galera, Http, Login, Method, Mysql, Password, Postgres, Probe, Redis, Role, Statuses, Step,
 };
+pub use route::{Canary, Route, Target};
 
 /// Everything the operator asked for.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,7 +44,7 @@ impl Plan {
         std::iter::successors(self.pool(name), next).take(1 + FALLBACKS_MAX)
     }
 
-    /// The pool of that name. A listener's pool always exists: `check.rs` saw to it.
+    /// The pool of that name. Those that a listener names always exist: `check.rs` saw to it.
     pub fn pool(&self, name: &str) -> Option<&Pool> {
         self.pools.iter().find(|pool| pool.name == name)
     }
@@ -131,8 +134,10 @@ pub struct Listener {
     pub name: String,
     /// At least one; no two of the plan overlap.
     pub bind: Vec<SocketAddr>,
-    /// The pool that serves it, by name.
-    pub pool: String,
+    /// The first that takes a client decides where it goes. At most [`Route::COUNT_MAX`].
+    pub routes: Vec<Route>,
+    /// Where everybody else goes; `None` only with routes: whoever none of them takes is refused.
+    pub target: Option<Target>,
     /// Connections at once; `None` is bounded by the process alone.
     pub max_connections: Option<usize>,
     pub when_full: WhenFull,

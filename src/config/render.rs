@@ -4,6 +4,7 @@
 //! `balance`, `servers`). What it writes reads back as the same plan.
 
 mod probe; // what a check asks
+mod route; // where clients go
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -102,7 +103,9 @@ fn listener(listener: &Listener, out: &mut Out) {
     out.header(format!("listener.{}", bare(&listener.name)));
     let bind: Vec<_> = listener.bind.iter().map(|address| text(&address.to_string())).collect();
     out.key("bind", format_args!("[{}]", bind.join(", ")));
-    out.key("pool", text(&listener.pool));
+    if let Some(target) = &listener.target {
+        route::target(target, out);
+    }
     if let Some(limit) = listener.max_connections {
         out.key("max_connections", limit);
     }
@@ -116,16 +119,18 @@ fn listener(listener: &Listener, out: &mut Out) {
         length_or_off,
     );
     tcp(&listener.tcp, out);
+    route::routes(listener, out);
+}
+
+fn networks(list: &[Prefix]) -> String {
+    let list: Vec<_> = list.iter().map(|network| text(&network.to_string())).collect();
+    format!("[{}]", list.join(", "))
 }
 
 fn admission(admission: &Admission, out: &mut Out) {
-    let list = |list: &[Prefix]| {
-        let networks: Vec<_> = list.iter().map(|network| text(&network.to_string())).collect();
-        format!("[{}]", networks.join(", "))
-    };
-    for (key, networks) in [("allow", admission.acl.allowed()), ("deny", admission.acl.denied())] {
-        if !networks.is_empty() {
-            out.key(key, list(networks));
+    for (key, list) in [("allow", admission.acl.allowed()), ("deny", admission.acl.denied())] {
+        if !list.is_empty() {
+            out.key(key, networks(list));
         }
     }
     let default = Admission::default();
@@ -390,14 +395,24 @@ mod tests {
     fn listener(number: u16) -> impl Strategy<Value = Listener> {
         let times = (prop::option::of(duration(1)), prop::option::of(duration(1)));
         let entry = (prop::option::of(1..100_000usize), word(WhenFull::ALL), admission());
-        (times, entry, tcp()).prop_map(
-            move |((idle_timeout, half_close_timeout), (max_connections, when_full, admission), tcp)| {
+        let ways = (route::tests::routes(), route::tests::target(["p-0", "p-1"][usize::from(number)]));
+        (times, entry, tcp(), ways).prop_map(
+            move |(
+                (idle_timeout, half_close_timeout),
+                (max_connections, when_full, admission),
+                tcp,
+                ways,
+            )| {
+                let is_alone = ways.0.is_empty();
                 let bind = vec![
                     format!("0.0.0.0:{}", 1000 + number).parse().unwrap(),
                     format!("[::]:{}", 1000 + number).parse().unwrap(),
                 ];
                 let plain = Listener::new(format!("a.b:{number}"), bind, format!("p-{number}"));
                 Listener {
+                    routes: ways.0,
+                    // One that has routes needs no pool of its own.
+                    target: Some(ways.1).filter(|_| number == 0 || is_alone),
                     idle_timeout,
                     half_close_timeout,
                     max_connections,

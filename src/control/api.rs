@@ -54,7 +54,11 @@ pub struct LastReload {
 pub struct Listener {
     pub name: String,
     pub bind: Vec<String>,
-    pub pool: String,
+    /// For whom no route is; `null`: they are refused.
+    pub pool: Option<String>,
+    pub canary: Option<Canary>,
+    /// In the order in which they are asked.
+    pub routes: Vec<Route>,
     pub active: usize,
     pub total: u64,
     pub rejected: u64,
@@ -62,6 +66,34 @@ pub struct Listener {
     pub limit: Option<usize>,
     /// `listening`, `full` or `draining`.
     pub state: String,
+}
+
+/// One of a listener's routes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Route {
+    pub name: String,
+    /// Empty: it takes every client.
+    pub from: Vec<String>,
+    /// `null`: its clients are refused.
+    pub pool: Option<String>,
+    pub canary: Option<Canary>,
+    /// Connections that it has taken.
+    pub total: u64,
+}
+
+/// The pool that gets a share of the connections that would go to another.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Canary {
+    pub pool: String,
+    /// Such as `5%`.
+    pub share: String,
+    pub by: String,
+    /// Empty: every client may be one of its.
+    pub from: Vec<String>,
+    /// Connections that were its.
+    pub total: u64,
+    /// Those of them that it had no server for: the main pool was asked.
+    pub left: u64,
 }
 
 /// One of `GET /api/v1/pools`

@@ -17,16 +17,17 @@ use super::view::{Shown, VERSION, servers_in};
 use crate::core::breaker;
 use crate::core::health::State;
 use crate::core::outcome::{By, Reason};
-use crate::live::ServerLive;
-use crate::snapshot::{Pool, Server, Snapshot};
+use crate::live::{RouteLive, ServerLive};
+use crate::snapshot::{Pool, Route, Server, Snapshot};
 use crate::telemetry::histogram::Summed;
-use crate::telemetry::stats::{ListenerStats, ServerStats};
+use crate::telemetry::stats::{ListenerStats, RouteStats, ServerStats};
 
 /// Everything there is to export, in reading order.
 pub fn export(desk: &Desk, page: &mut Page<'_>) -> Result<(), Error> {
     let snapshot = desk.snapshot();
     process(desk, &snapshot, page)?;
     listeners(&snapshot, page)?;
+    routes(&snapshot, page)?;
     flows(desk, page)?;
     pools(&snapshot, page)?;
     servers_now(&snapshot, page)?;
@@ -112,6 +113,27 @@ fn listeners(snapshot: &Snapshot, page: &mut Page<'_>) -> Result<(), Error> {
         Sample::histogram(&[("listener", name)], Summed::of(live.stats.iter().map(|stats| &stats.duration)))
     });
     page.histogram("connection_duration_seconds", "From accept to close", durations)
+}
+
+/// Of listeners that have more than one way to go.
+fn routes(snapshot: &Snapshot, page: &mut Page<'_>) -> Result<(), Error> {
+    let mut all = Vec::new();
+    for (name, listener) in &snapshot.listeners {
+        let counted = listener.routes.iter().filter_map(|route| Some((route, route.live.as_ref()?)));
+        all.extend(counted.map(|(route, live)| (name.as_str(), route, live)));
+    }
+    let sample = |listener: &str, live: &RouteLive, read: fn(&RouteStats) -> u64| {
+        Sample::count(&[("listener", listener), ("route", &live.name)], live.stats.sum(read))
+    };
+    let taken = all.iter().map(|(listener, _, live)| sample(listener, live, |s| s.connections.get()));
+    page.counter("route_connections", "Connections that the route has taken, rejected ones included", taken)?;
+    let has_canary = |route: &Route| route.target.as_ref().is_some_and(|target| target.canary.is_some());
+    let canaries: Vec<_> = all.into_iter().filter(|(_, route, _)| has_canary(route)).collect();
+    let given = canaries.iter().map(|(listener, _, live)| sample(listener, live, |s| s.canary.get()));
+    page.counter("canary_connections", "Connections of the route that were its canary's", given)?;
+    let left = canaries.iter().map(|(listener, _, live)| sample(listener, live, |s| s.canary_left.get()));
+    let help = "Connections that the canary had no server for: the main pool was asked";
+    page.counter("canary_fallback_connections", help, left)
 }
 
 fn flows(desk: &Desk, page: &mut Page<'_>) -> Result<(), Error> {

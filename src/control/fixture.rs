@@ -39,7 +39,8 @@ pub fn plan_of(pool: &str, servers: &[&str]) -> Plan {
         listeners: vec![Listener {
             name: "web".into(),
             bind: vec!["127.0.0.1:0".parse().expect("an address")],
-            pool: pool.into(),
+            routes: Vec::new(),
+            target: Some(Target::from(pool.to_owned())),
             max_connections: None,
             when_full: WhenFull::Wait,
             admission: Admission::default(),

@@ -5,16 +5,21 @@
 //! the result to the workers is `desk.rs`. Nothing else in the house builds a `Snapshot`, a
 //! `Listener`, a `Pool` or a `Server`.
 
+mod routing; // where a listener's clients go
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
+use self::routing::Routing;
 use crate::config::plan::{self, Auto, Plan};
 use crate::core::balance::{Chooser, Member};
 use crate::core::health::State;
 use crate::live::gate::Gate;
-use crate::live::{Answers, Guard, ListenerLive, Loads, PoolLive, Room, Rules, ServerLive, Warmup};
+use crate::live::{
+    Answers, Guard, ListenerLive, Loads, PoolLive, Room, RouteLive, Rules, ServerLive, Warmup,
+};
 use crate::snapshot::{Listener, Pool, Server, Snapshot};
 use crate::telemetry::counters::PerWorker;
 use crate::telemetry::stats::Flow;
@@ -51,6 +56,8 @@ struct Registry {
     servers: BTreeMap<ServerKey, Arc<ServerLive>>,
     /// By listener and pool.
     flows: BTreeMap<(String, String), Arc<Flow>>,
+    /// By listener and name.
+    routes: BTreeMap<(String, String), Arc<RouteLive>>,
 }
 
 impl Publisher {
@@ -136,11 +143,7 @@ impl Publisher {
         let listeners = plan
             .listeners
             .iter()
-            .filter_map(|listener| {
-                // `check.rs` saw to it that the pool exists; a listener without one could serve nobody.
-                let pool = Arc::clone(pools.get(&listener.pool)?);
-                Some((listener.name.clone(), Arc::new(self.listener(listener, pool))))
-            })
+            .filter_map(|listener| Some((listener.name.clone(), Arc::new(self.listener(listener, &pools)?))))
             .collect();
         self.current = Arc::new(Snapshot {
             generation: previous.generation + 1,
@@ -151,7 +154,8 @@ impl Publisher {
         });
     }
 
-    fn listener(&mut self, plan: &plan::Listener, pool: Arc<Pool>) -> Listener {
+    /// `None` where a pool of it does not exist; `check.rs` saw to it that each one does.
+    fn listener(&mut self, plan: &plan::Listener, pools: &BTreeMap<String, Arc<Pool>>) -> Option<Listener> {
         let workers = self.workers;
         let limit = plan.max_connections.unwrap_or(usize::MAX);
         let live = self.registry.listeners.entry(plan.name.clone()).or_insert_with(|| {
@@ -161,16 +165,9 @@ impl Publisher {
         });
         live.room.set_limit(limit);
         let live = Arc::clone(live);
-        let flow = self.flow(&plan.name, &plan.pool);
-        let fallback_flows =
-            pool.chain().skip(1).map(|pool| self.flow(&plan.name, &pool.plan.name)).collect();
-        Listener { plan: plan.clone(), live, pool, flow, fallback_flows }
-    }
-
-    fn flow(&mut self, listener: &str, pool: &str) -> Arc<Flow> {
-        let workers = self.workers;
-        let new = || Arc::new(Flow::new(listener.to_owned(), pool.to_owned(), workers));
-        Arc::clone(self.registry.flows.entry((listener.to_owned(), pool.to_owned())).or_insert_with(new))
+        let mut routing = Routing { listener: plan, pools, registry: &mut self.registry, workers };
+        let (routes, flow) = (routing.routes()?, routing.flow_at_first());
+        Some(Listener { plan: plan.clone(), live, routes, flow })
     }
 
     fn pool(&mut self, plan: &plan::Pool, previous: &Snapshot) -> Pool {
@@ -220,7 +217,7 @@ impl Publisher {
     /// The same world with one pool replaced, and with it the pools that fall back to it; all else is
     /// shared with the snapshot before.
     fn replace_pool(&mut self, changed: Pool) {
-        let old = &self.current;
+        let old = Arc::clone(&self.current);
         let leads_to_it = |pool: &Arc<Pool>| pool.chain().any(|pool| pool.plan.name == changed.plan.name);
         let (stale, kept): (BTreeMap<_, _>, BTreeMap<_, _>) =
             old.pools.clone().into_iter().partition(|(_, pool)| leads_to_it(pool));
@@ -228,25 +225,21 @@ impl Publisher {
             stale.iter().map(|(name, pool)| (name.clone(), unlinked(pool))).collect();
         loose.insert(changed.plan.name.clone(), changed);
         let pools = linked(loose, kept);
-        let listeners = old.listeners.iter().map(|(name, listener)| {
-            let pool = pools.get(&listener.pool.plan.name).unwrap_or(&listener.pool);
-            if Arc::ptr_eq(pool, &listener.pool) {
-                return (name.clone(), Arc::clone(listener));
+        let is_as_it_was =
+            |pool: &Arc<Pool>| pools.get(&pool.plan.name).is_some_and(|new| Arc::ptr_eq(new, pool));
+        let mut listeners = old.listeners.clone();
+        for listener in listeners.values_mut() {
+            if !listener.pools().all(is_as_it_was)
+                && let Some(changed) = self.listener(&listener.plan, &pools)
+            {
+                *listener = Arc::new(changed);
             }
-            let listener = Listener {
-                plan: listener.plan.clone(),
-                live: Arc::clone(&listener.live),
-                pool: Arc::clone(pool),
-                flow: Arc::clone(&listener.flow),
-                fallback_flows: listener.fallback_flows.clone(),
-            };
-            (name.clone(), Arc::new(listener))
-        });
+        }
         self.current = Arc::new(Snapshot {
             generation: old.generation,
             process_room: Arc::clone(&old.process_room),
             loads: Arc::clone(&old.loads),
-            listeners: listeners.collect(),
+            listeners,
             pools,
         });
     }
@@ -297,6 +290,7 @@ impl Registry {
         let has_servers = |pool: &str| servers.keys().any(|key| key.pool == pool);
         self.pools.retain(|name, live| Arc::strong_count(live) > 1 || has_servers(name));
         self.flows.retain(|_, flow| Arc::strong_count(flow) > 1);
+        self.routes.retain(|_, live| Arc::strong_count(live) > 1);
     }
 }
 
@@ -379,6 +373,10 @@ mod tests {
         snapshot.pools[pool].servers.iter().find(|server| server.plan.name == name).expect("in the pool")
     }
 
+    fn first_pool(snapshot: &Snapshot) -> &Arc<Pool> {
+        snapshot.listeners["web"].pools().next().expect("it has one")
+    }
+
     fn eligible(snapshot: &Snapshot, pool: &str) -> Vec<String> {
         let members = members(&snapshot.pools[pool].servers);
         members.into_iter().filter(|member| member.is_eligible).map(|member| member.name).collect()
@@ -417,7 +415,7 @@ mod tests {
         let now = publisher.snapshot();
         assert_eq!(now.generation, 1);
         assert_eq!(server(&now, "api", "a").state, State::Down);
-        assert_eq!(now.listeners["web"].pool.servers[0].state, State::Down);
+        assert_eq!(first_pool(&now).servers[0].state, State::Down);
         let elsewhere = ServerKey { address: "127.0.0.9:1".parse().expect("an address"), ..a };
         assert!(!publisher.set_state(&elsewhere, State::Up));
     }
@@ -481,18 +479,16 @@ mod tests {
         let mut publisher = Publisher::new(&plan, 1, 100);
         let before = publisher.snapshot();
         let names = |pool: &Arc<Pool>| pool.chain().map(|pool| pool.plan.name.clone()).collect::<Vec<_>>();
-        assert_eq!(names(&before.listeners["web"].pool), ["api", "second", "third"]);
+        assert_eq!(names(first_pool(&before)), ["api", "second", "third"]);
 
         assert!(publisher.set_state(&key("third", &plan.pools[2].servers[0]), State::Down));
 
         let after = publisher.snapshot();
-        let web = &after.listeners["web"];
-        assert_eq!(names(&web.pool), ["api", "second", "third"]);
-        assert_eq!(web.pool.chain().last().expect("three").servers[0].state, State::Down);
+        let web = first_pool(&after);
+        assert_eq!(names(web), ["api", "second", "third"]);
+        assert_eq!(web.chain().last().expect("three").servers[0].state, State::Down);
         assert_eq!(after.pools["second"].chain().last().expect("two").servers[0].state, State::Down);
         assert!(Arc::ptr_eq(&before.pools["other"], &after.pools["other"]));
-        let flows: Vec<_> = web.fallback_flows.iter().map(|flow| flow.pool.as_str()).collect();
-        assert_eq!(flows, ["second", "third"]);
     }
 
     #[test]

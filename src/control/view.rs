@@ -7,10 +7,11 @@ use super::publisher::ServerKey;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::config::plan;
 use crate::core::breaker;
 use crate::core::health::State;
 use crate::live::{Circuit, Watched};
-use crate::snapshot::{Listener, Pool, Server, Snapshot};
+use crate::snapshot::{Listener, Pool, Route, Server, Snapshot};
 
 /// The version of the binary, as every view tells it.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -57,7 +58,9 @@ pub fn listeners(desk: &Desk) -> Vec<api::Listener> {
         api::Listener {
             name: listener.plan.name.clone(),
             bind: listener.plan.bind.iter().map(ToString::to_string).collect(),
-            pool: listener.plan.pool.clone(),
+            pool: listener.plan.target.as_ref().map(|target| target.pool.clone()),
+            canary: default_route(listener).and_then(canary),
+            routes: listener.plan.routes.iter().zip(&listener.routes).map(route).collect(),
             active: room.taken(),
             total: listener.live.stats.sum(|stats| stats.accepted.get()),
             rejected: listener.live.stats.sum(|stats| stats.rejected.total()),
@@ -66,6 +69,37 @@ pub fn listeners(desk: &Desk) -> Vec<api::Listener> {
         }
     };
     desk.snapshot().listeners.values().map(shown).collect()
+}
+
+/// The one for whoever the others do not take.
+fn default_route(listener: &Listener) -> Option<&Route> {
+    listener.routes.get(listener.plan.routes.len())
+}
+
+fn route((plan, route): (&plan::Route, &Route)) -> api::Route {
+    api::Route {
+        name: plan.name.clone(),
+        from: networks(&plan.from),
+        pool: plan.target.as_ref().map(|target| target.pool.clone()),
+        canary: canary(route),
+        total: route.live.as_ref().map_or(0, |live| live.stats.sum(|stats| stats.connections.get())),
+    }
+}
+
+fn canary(route: &Route) -> Option<api::Canary> {
+    let canary = route.target.as_ref()?.canary.as_ref()?;
+    Some(api::Canary {
+        pool: canary.pool.plan.name.clone(),
+        share: canary.split.share.to_string(),
+        by: canary.split.by.to_string(),
+        from: networks(&canary.from),
+        total: canary.live.stats.sum(|stats| stats.canary.get()),
+        left: canary.live.stats.sum(|stats| stats.canary_left.get()),
+    })
+}
+
+fn networks(from: &plan::Acl) -> Vec<String> {
+    from.allowed().iter().map(ToString::to_string).collect()
 }
 
 pub fn pools(desk: &Desk) -> Vec<api::Pool> {
@@ -343,7 +377,7 @@ mod tests {
         let first = |value: serde_json::Value| value[0].clone();
         assert_eq!(
             keys(first(serde_json::to_value(listeners(&desk)).expect("JSON"))),
-            "active bind limit name pool rejected state total"
+            "active bind canary limit name pool rejected routes state total"
         );
         assert_eq!(
             keys(first(serde_json::to_value(pools(&desk)).expect("JSON"))),

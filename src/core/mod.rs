@@ -14,5 +14,6 @@ pub mod queue; // whose turn is next
 pub mod spread; // which worker serves a client
 pub mod slow_start; // how much a server gets that has only just begun
 pub mod latency; // how long a server takes to answer
+pub mod split; // which connections a canary gets
 pub mod affinity; // who was served by whom
 pub mod balance; // which server takes a connection

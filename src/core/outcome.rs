@@ -86,12 +86,14 @@ words! {
         ServerDrained = "server_drained",
         /// The listener or the process is at `max_connections`, and `when_full` says refuse.
         ListenerLimit = "listener_limit",
-        /// The listener's `allow` and `deny` keep the client out.
+        /// The listener's `allow` and `deny` keep the client out, or a route rejects it.
         AclDeny = "acl_deny",
         /// The client's source is at `max_connections_per_source`.
         SourceLimit = "source_limit",
         /// More clients come than `connection_rate` or `connection_rate_per_source` lets in.
         RateLimit = "rate_limit",
+        /// No route takes the client, and its listener has no pool for whoever is left.
+        NoRoute = "no_route",
         /// Every healthy server is at its `max_connections`.
         ServerLimit = "server_limit",
         /// As many clients as `queue.max` waited for a server already.

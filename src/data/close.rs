@@ -37,7 +37,7 @@ pub(super) fn close(visit: &Visit, close: Close, worker: &Worker) {
     visit.flow.borrow().count(worker.index, &close);
     let stats = visit.listener.stats.of(worker.index);
     stats.duration.observe(total);
-    if close.phase == Phase::Accept {
+    if matches!(close.phase, Phase::Accept | Phase::Route) {
         stats.rejected.add(close.reason);
     }
     if worker.access_log.wants(&close) {
@@ -48,7 +48,9 @@ pub(super) fn close(visit: &Visit, close: Close, worker: &Worker) {
 
 fn record(visit: &Visit, close: Close, worker: &Worker, total: std::time::Duration) -> Record {
     let attempts = visit.attempts.borrow();
-    let server = attempts.last().map(|last| Chosen {
+    let flow = visit.flow.borrow();
+    // The last that was tried may have been one of a canary that was left since.
+    let server = attempts.last().filter(|last| last.server.pool == flow.pool).map(|last| Chosen {
         name: last.server.name.clone(),
         address: last.server.address,
         why: last.why,
@@ -63,8 +65,9 @@ fn record(visit: &Visit, close: Close, worker: &Worker, total: std::time::Durati
         generation: visit.generation,
         client: visit.client,
         local: visit.local,
-        route: (close.phase != Phase::Accept)
-            .then(|| Routed { pool: visit.flow.borrow().pool.clone(), server }),
+        route: visit.route_name(close.phase),
+        routed: (!matches!(close.phase, Phase::Accept | Phase::Route) && !flow.pool.is_empty())
+            .then(|| Routed { pool: flow.pool.clone(), server }),
         attempts: attempts
             .iter()
             .map(|one| Attempt { server: one.server.name.clone(), took: one.took, error: one.error })

@@ -1,24 +1,25 @@
-//! From pool to pool until a server takes the connection: the client's own, then those it falls back to.
+//! From pool to pool until a server takes the connection: the canary where it is the client's, its own pool,
+//! then those that this one falls back to.
 //!
 //! How a pool's servers are asked is `search.rs`. Where nobody is left at all, a pool may let its
 //! clients wait: that is `wait.rs`.
 
 use std::borrow::Cow;
-use std::iter;
 use std::sync::Arc;
 
 use super::accept::Places;
 use super::admit::Admitted;
 use super::failure::refusal;
+use super::route::{Step, Way};
 use super::search::{Manner, search};
-use super::visit::Visit;
+use super::visit::{Side, Visit};
 use super::wait::{may_wait, wait};
 use super::worker::Worker;
 use crate::config::plan;
 use crate::core::outcome::{Close, Reason};
 use crate::live::Permit;
 use crate::net::Sock;
-use crate::snapshot::{Listener, Pool};
+use crate::snapshot::Pool;
 use crate::telemetry::stats::Flow;
 
 /// A client and the server that took it. It holds the places of both.
@@ -36,13 +37,12 @@ pub(super) struct Joined {
 /// How it ended when no server took the client, or the client did not wait.
 pub(super) async fn connect(
     admitted: Admitted,
-    listener: &Listener,
-    pool: &Arc<Pool>,
+    way: Way<'_>,
     visit: &Visit,
     worker: &Worker,
 ) -> Result<Joined, Close> {
     let Admitted { sock: client, places } = admitted;
-    let (server, lease, pool) = match first_found(&client, listener, pool, visit, worker).await? {
+    let (server, lease, pool) = match first_found(&client, way, visit, worker).await? {
         Ok(found) => found,
         Err(line) => {
             let pool = Arc::clone(line.pool);
@@ -62,31 +62,38 @@ pub(super) struct Waiting<'a> {
     pub(super) met: Cow<'static, str>,
 }
 
-/// A server of the first pool of the chain that has one for this client; else the first line in which it
-/// may wait, or how it ended.
+/// A server of the first pool of the way that has one for this client; else the first line in which it
+/// may wait, or how it ended. A canary without a server costs the client nothing: neither does it wait for
+/// one there, nor does it end by it.
 async fn first_found<'a>(
     client: &Sock,
-    listener: &'a Listener,
-    pool: &'a Arc<Pool>,
+    way: Way<'a>,
     visit: &Visit,
     worker: &Worker,
 ) -> Result<Result<(Sock, Permit, Arc<Pool>), Waiting<'a>>, Close> {
-    let flows = iter::once(&listener.flow).chain(&listener.fallback_flows);
     let (mut end, mut line) = (None, None);
-    for (pool, flow) in pool.chain().zip(flows) {
+    for Step { pool, flow, is_canary } in way.steps() {
+        if !is_canary && visit.side.get() == Side::Canary {
+            way.leave_canary(visit, worker);
+        }
         // Whoever waits already comes first.
         if let Some(queue) = pool.plan.queue.filter(|_| pool.live.line.length() > 0) {
+            if is_canary {
+                continue;
+            }
             line.get_or_insert(Waiting { pool, flow, queue, met: "".into() });
             continue;
         }
         let tries = visit.attempts.borrow().len();
-        let manner = if pool.plan.fallback.is_none() { Manner::AgainAfterPauses } else { Manner::Once };
+        let is_last = !is_canary && pool.plan.fallback.is_none();
+        let manner = if is_last { Manner::AgainAfterPauses } else { Manner::Once };
         match search(client, pool, flow, manner, visit, worker).await {
             Ok((server, lease)) => return Ok(Ok((server, lease, Arc::clone(pool)))),
             // Another pool would meet the same.
             Err(unserved) if matches!(unserved.close.reason, Reason::ClientReset | Reason::FdExhausted) => {
                 return Err(unserved.close);
             }
+            Err(_) if is_canary => {}
             Err(unserved) => {
                 if let Some(queue) = may_wait(&unserved, pool) {
                     line.get_or_insert(Waiting { pool, flow, queue, met: unserved.close.detail.clone() });
@@ -102,7 +109,7 @@ async fn first_found<'a>(
         return Ok(Err(line));
     }
     let close = end.unwrap_or_else(|| refusal(Reason::NoHealthyServer, "there is no pool".to_owned()));
-    Err(with_fallbacks(close, pool, visit))
+    Err(with_fallbacks(close, &way.target.pool, visit))
 }
 
 /// Says that the other pools had no server either.

@@ -1,9 +1,87 @@
-//! Which pool serves a client. As yet a listener has one pool; rules by name and source go here.
+//! Which pool serves a client, and why: the first route that takes it, and whether the canary gets it.
+//!
+//! Asks what is known of the client, in the order of the routes; who is not taken by any, or by one
+//! that rejects, is refused here. As yet a route looks at the address alone.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::snapshot::{Listener, Pool};
+use super::visit::{Side, Visit};
+use super::worker::Worker;
+use crate::core::outcome::{By, Close, How, Phase, Reason};
+use crate::live::RouteLive;
+use crate::snapshot::{Listener, Pool, Target};
+use crate::telemetry::stats::Flow;
 
-pub(super) fn route(listener: &Listener) -> &Arc<Pool> {
-    &listener.pool
+/// The pools that are asked for one client, in order.
+#[derive(Clone, Copy)]
+pub(super) struct Way<'w> {
+    pub(super) target: &'w Target,
+    pub(super) is_canary: bool,
+}
+
+/// One of those pools.
+pub(super) struct Step<'w> {
+    pub(super) pool: &'w Arc<Pool>,
+    pub(super) flow: &'w Arc<Flow>,
+    pub(super) is_canary: bool,
+}
+
+impl<'w> Way<'w> {
+    /// The canary where it is the client's, and in any case the pool itself and those that it falls back to.
+    pub(super) fn steps(self) -> impl Iterator<Item = Step<'w>> {
+        let canary = self.target.canary.as_ref().filter(|_| self.is_canary);
+        let first = canary.map(|canary| Step { pool: &canary.pool, flow: &canary.flow, is_canary: true });
+        let chain = self.target.pool.chain().zip(&self.target.flows);
+        first.into_iter().chain(chain.map(|(pool, flow)| Step { pool, flow, is_canary: false }))
+    }
+
+    /// The canary had no server for the client: from here on it is one of the main pool's.
+    pub(super) fn leave_canary(self, visit: &Visit, worker: &Worker) {
+        if let (Some(canary), Some(flow)) = (&self.target.canary, self.target.flows.first()) {
+            visit.side.set(Side::LeftCanary);
+            visit.turn_to(flow);
+            canary.live.stats.of(worker.index).canary_left.add(1);
+        }
+    }
+}
+
+/// # Errors
+/// `no_route`; `acl_deny` by a route that rejects.
+pub(super) fn route<'w>(world: &'w Listener, visit: &Visit, worker: &Worker) -> Result<Way<'w>, Close> {
+    let client = visit.client.ip().to_canonical();
+    let Some(route) = world.routes.iter().find(|route| route.takes(client)) else {
+        return Err(no_route(world, client));
+    };
+    if let Some(live) = &route.live {
+        live.stats.of(worker.index).connections.add(1);
+        visit.take_route(live);
+    }
+    let Some(target) = &route.target else {
+        return Err(rejected(route.live.as_deref(), client));
+    };
+    if let Some(flow) = target.flows.first() {
+        visit.turn_to(flow);
+    }
+    let canary = target.canary.as_ref().filter(|canary| canary.takes(client));
+    if let Some(canary) = canary {
+        canary.live.stats.of(worker.index).canary.add(1);
+        visit.side.set(Side::Canary);
+    }
+    Ok(Way { target, is_canary: canary.is_some() })
+}
+
+fn no_route(world: &Listener, client: IpAddr) -> Close {
+    let name = &world.plan.name;
+    refused(Reason::NoRoute, format!("no route of listener `{name}` takes {client}, and it has no `pool`"))
+}
+
+fn rejected(route: Option<&RouteLive>, client: IpAddr) -> Close {
+    let name = route.map_or("", |route| route.name.as_str());
+    refused(Reason::AclDeny, format!("refused: route `{name}` takes {client}, and rejects"))
+}
+
+fn refused(reason: Reason, detail: String) -> Close {
+    let (by, phase, how) = (By::Proxy, Phase::Route, How::Policy);
+    Close { by, phase, how, reason, errno: None, detail: detail.into() }
 }

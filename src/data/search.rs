@@ -238,9 +238,7 @@ impl<'a, 's> Round<'a, 's> {
             if let Some(lease) = live.room.take()
                 && let Some(pass) = live.guard.enter(self.worker.net.now())
             {
-                if !Arc::ptr_eq(&self.visit.flow.borrow(), self.flow) {
-                    self.visit.flow.replace(Arc::clone(self.flow));
-                }
+                self.visit.turn_to(self.flow);
                 return Some((choice, lease, pass));
             }
             self.has_full.set(true); // another worker was quicker

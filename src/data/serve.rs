@@ -36,9 +36,9 @@ pub(super) async fn serve(client: Client, visit: Rc<Visit>, world: Arc<Listener>
 /// The steps, in order. `Ok` is an end after bytes could flow, `Err` one before that.
 async fn live(client: Client, visit: &Visit, world: Arc<Listener>, worker: &Worker) -> Result<Close, Close> {
     let admitted = admit(client)?;
-    let pool = route(&world);
+    let way = route(&world, visit, worker)?;
     // Boxed, so that what connecting needs is given back before the connection idles.
-    let joined = Box::pin(connect(admitted, &world, pool, visit, worker)).await?;
+    let joined = Box::pin(connect(admitted, way, visit, worker)).await?;
     let patience = patience(&world, &joined.pool);
     drop(world); // an open connection holds no snapshot
     Ok(relay(joined, patience, visit, worker).await)

@@ -3,16 +3,18 @@
 //! It keeps the live counts of its listener and its server, never the snapshot: an idle
 //! connection must not hold on to a world that has been reloaded away.
 
-use std::cell::{Cell, RefCell};
+use std::borrow::Cow;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::signal::Signal;
+use crate::config::plan::Route;
 use crate::core::balance::Why;
-use crate::core::outcome::Reason;
-use crate::live::{ListenerLive, Seat, ServerLive};
+use crate::core::outcome::{Phase, Reason};
+use crate::live::{ListenerLive, RouteLive, Seat, ServerLive};
 use crate::net::Tally;
 use crate::telemetry::stats::Flow;
 
@@ -27,6 +29,9 @@ pub(super) struct Visit {
     pub(super) listener: Arc<ListenerLive>,
     /// Of the pool that serves it: another one once a fallback has been asked.
     pub(super) flow: RefCell<Arc<Flow>>,
+    /// The route that took it, where there is more than one way to go.
+    pub(super) route: OnceCell<Arc<RouteLive>>,
+    pub(super) side: Cell<Side>,
     pub(super) attempts: RefCell<Vec<Attempt>>,
     /// Outlier detection has not heard yet how the server serves this client.
     pub(super) is_watched: Cell<bool>,
@@ -41,6 +46,16 @@ pub(super) struct Visit {
     /// Raised to end the connection from outside.
     pub(super) cut: Signal<Cut>,
     _seat: Seat,
+}
+
+/// On which side of a split a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    /// Where there is no canary, and where the main pool's share is.
+    Main,
+    Canary,
+    /// It was the canary's, which had no server for it: the main pool was asked.
+    LeftCanary,
 }
 
 /// Why a connection is ended from outside.
@@ -87,6 +102,8 @@ impl Visit {
             local,
             listener,
             flow: RefCell::new(flow),
+            route: OnceCell::new(),
+            side: Cell::new(Side::Main),
             attempts: RefCell::default(),
             is_watched: Cell::new(false),
             queued_for: Cell::new(None),
@@ -97,6 +114,35 @@ impl Visit {
             cut: Signal::new(),
             _seat: seat,
         })
+    }
+
+    pub(super) fn take_route(&self, route: &Arc<RouteLive>) {
+        let _ = self.route.set(Arc::clone(route)); // each connection is routed once
+    }
+
+    /// It is counted there from now on.
+    pub(super) fn turn_to(&self, flow: &Arc<Flow>) {
+        if !Arc::ptr_eq(&self.flow.borrow(), flow) {
+            self.flow.replace(Arc::clone(flow));
+        }
+    }
+
+    /// The name of its route, for a connection that ended in that phase; `None` before it has one. What goes
+    /// to a canary has a name of its own.
+    pub(super) fn route_name(&self, phase: Phase) -> Option<Cow<'static, str>> {
+        let canary = match self.side.get() {
+            Side::Main => "",
+            Side::Canary => "canary",
+            Side::LeftCanary => "canary-fallback",
+        };
+        let route = self.route.get().map(|route| route.name.as_str());
+        match (route.filter(|name| *name != Route::DEFAULT), canary) {
+            (None, _) if route.is_none() && matches!(phase, Phase::Accept | Phase::Route) => None,
+            (None, "") => Some(Route::DEFAULT.into()),
+            (None, canary) => Some(canary.into()),
+            (Some(name), "") => Some(name.to_owned().into()),
+            (Some(name), canary) => Some(format!("{name}/{canary}").into()),
+        }
     }
 
     /// Tells outlier detection that the server has begun to answer, once; or that it never will.

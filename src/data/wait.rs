@@ -50,7 +50,7 @@ pub(super) async fn wait(
     worker: &Worker,
 ) -> Result<Found, Close> {
     let Waiting { pool, flow, queue, met } = line;
-    visit.flow.replace(Arc::clone(flow)); // whatever becomes of it, it waited for this pool
+    visit.turn_to(flow); // whatever becomes of it, it waited for this pool
     let (name, begun) = (&pool.plan.name, worker.net.now());
     let Some(ticket) = pool.live.line.join(visit.client.ip(), queue.max) else {
         let detail = format!("{} clients wait for pool `{name}` already{}", queue.max, because(&met));

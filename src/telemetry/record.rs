@@ -1,5 +1,6 @@
 //! One connection's story: filled in by the steps, told once, by `data/close.rs`.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
@@ -22,7 +23,9 @@ pub struct Record {
     pub client: SocketAddr,
     /// The address that the client connected to.
     pub local: SocketAddr,
-    pub route: Option<Routed>,
+    /// The route that took it, and whether a canary got it; `None` where it had not come so far.
+    pub route: Option<Cow<'static, str>>,
+    pub routed: Option<Routed>,
     pub attempts: Vec<Attempt>,
     pub times: Times,
     /// From the client.

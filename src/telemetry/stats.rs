@@ -46,6 +46,17 @@ pub struct PoolStats {
     pub queue_wait: Histogram,
 }
 
+/// What one worker counts of one route of a listener.
+#[derive(Debug, Default)]
+pub struct RouteStats {
+    /// Connections that it has taken, rejected ones included.
+    pub connections: Count,
+    /// Those of them that were the canary's.
+    pub canary: Count,
+    /// Those of the canary's that it had no server for: the main pool was asked.
+    pub canary_left: Count,
+}
+
 /// A count for each reason.
 #[derive(Debug)]
 pub struct ByReason([Count; Reason::ALL.len()]);

@@ -18,6 +18,7 @@ mod peers; // scripted servers and clients
 mod queue; // clients that wait for a server
 mod reload; // SIGHUP
 mod slow_start; // a server that is new gets its share little by little
+mod split; // which pool: routes, and the share of a canary
 mod spread; // how even workers are
 mod stop; // SIGTERM, and its friends
 mod tiers; // servers that stand by for others

@@ -32,25 +32,34 @@ fn check_pools(listeners: &[ListenerAt], pools: &[PoolAt], is_settled: bool, fou
     let names = fallback::by_name(pools);
     let mut is_settled = is_settled && !listeners.is_empty();
     for listener in listeners {
-        match &listener.pool_span {
-            Some(_) if names.contains_key(listener.plan.pool.as_str()) => {}
-            Some(span) => {
+        is_settled &= !listener.is_in_doubt;
+        for named in &listener.named {
+            if !names.contains_key(named.pool.as_str()) {
                 is_settled = false;
-                found.add(unknown_pool(&listener.plan.pool, span.clone(), pools));
+                found.add(unknown_pool(&named.pool, named.span.clone(), pools));
             }
-            None => is_settled = false,
         }
     }
     // While a listener's pool is in doubt, the pool that nobody uses is likely the one it meant.
     if is_settled {
-        let chains = listeners.iter().flat_map(|listener| fallback::chain(&listener.plan.pool, &names));
-        let used: HashSet<_> = chains.map(|pool| pool.plan.name.as_str()).collect();
+        let asked = listeners.iter().flat_map(|listener| asked(listener, &names));
+        let used: HashSet<_> = asked.map(|pool| pool.plan.name.as_str()).collect();
         for pool in pools.iter().filter(|pool| !used.contains(pool.plan.name.as_str())) {
             let message = format!("no listener uses the pool {}", quoted(&pool.plan.name));
             let mistake = Mistake::new(Code::UnusedPool, pool.name_span.clone(), message);
             found.add(mistake.label("gets no traffic"));
         }
     }
+}
+
+/// Every pool that may serve a client of the listener; some more than once.
+fn asked<'a>(listener: &ListenerAt, pools: &fallback::ByName<'a>) -> Vec<&'a PoolAt> {
+    let chains = listener.named.iter().flat_map(|named| {
+        // A canary falls back to the pool that has the rest, and to none of its own.
+        let most = if named.is_canary { 1 } else { usize::MAX };
+        fallback::chain(&named.pool, pools).into_iter().take(most)
+    });
+    chains.collect()
 }
 
 pub fn unknown_pool(name: &str, span: Range<usize>, pools: &[PoolAt]) -> Mistake {
@@ -115,7 +124,7 @@ fn clash(address: SocketAddr, is_same: bool, span: Range<usize>, earlier: Range<
 fn check_loops(listeners: &[ListenerAt], pools: &[PoolAt], found: &mut Mistakes) {
     let by_name = fallback::by_name(pools);
     for listener in listeners {
-        let pools = fallback::chain(&listener.plan.pool, &by_name);
+        let pools = asked(listener, &by_name);
         for (bind, bind_span) in listener.plan.bind.iter().zip(&listener.bind_spans) {
             let span_of = |address| pools.iter().find_map(|pool| pool.server_spans.get(&address));
             if let Some(span) = reached(*bind).find_map(span_of) {

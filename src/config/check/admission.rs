@@ -64,14 +64,14 @@ fn acl(section: &Section<'_>, admission: &mut Admission, found: &mut Mistakes) {
 }
 
 /// Networks, each with its place.
-type Networks = Vec<(Prefix, Range<usize>)>;
+pub type Networks = Vec<(Prefix, Range<usize>)>;
 
-fn networks(field: Field<'_>, found: &mut Mistakes) -> Networks {
+pub fn networks(field: Field<'_>, found: &mut Mistakes) -> Networks {
     let read = |item: &Value, found: &mut Mistakes| Some((prefix(item, found)?, item.span.clone()));
     leaf::list(field, found).iter().filter_map(|item| read(item, found)).collect()
 }
 
-fn plain(networks: &[(Prefix, Range<usize>)]) -> Vec<Prefix> {
+pub fn plain(networks: &[(Prefix, Range<usize>)]) -> Vec<Prefix> {
     networks.iter().map(|(network, _)| *network).collect()
 }
 

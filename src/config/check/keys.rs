@@ -2,6 +2,10 @@
 //!
 //! Tables of words, nothing else. A foreign word is never accepted: it earns its translation.
 
+mod route; // where clients go
+
+pub use route::{CANARY, FOREIGN_SPLIT, ROUTE};
+
 /// The keys of one kind of table.
 #[derive(Debug)]
 pub struct Keys {
@@ -105,6 +109,8 @@ pub const LISTENER: Keys = Keys {
     names: &[
         "bind",
         "pool",
+        "canary",
+        "route",
         "max_connections",
         "when_full",
         "allow",
@@ -127,6 +133,9 @@ pub const LISTENER: Keys = Keys {
         ("proxy_pass", "pool"),
         ("cluster", "pool"),
         ("service", "pool"),
+        ("routes", "route"),
+        ("rules", "route"),
+        ("split", "canary"),
         ("listen", "bind"),
         ("address", "bind"),
         ("addresses", "bind"),
@@ -357,12 +366,13 @@ pub const CIRCUIT_BREAKER: Keys = Keys {
 };
 
 /// Where a key of the right name in the wrong table may have been meant for.
-pub const TABLES: [&Keys; 10] = [
+pub const TABLES: [&Keys; 11] = [
     &PROCESS,
     &ADMIN,
     &LOG,
     &ACCESS,
     &LISTENER,
+    &ROUTE,
     &POOL,
     &HEALTH_CHECK,
     &OUTLIER_DETECTION,
@@ -371,7 +381,7 @@ pub const TABLES: [&Keys; 10] = [
 ];
 
 /// Every kind of table, in the order of the reference.
-pub const ALL: [&Keys; 16] = [
+pub const ALL: [&Keys; 18] = [
     &ROOT,
     &PROCESS,
     &ADMIN,
@@ -379,6 +389,8 @@ pub const ALL: [&Keys; 16] = [
     &ACCESS,
     &DEFAULTS,
     &LISTENER,
+    &ROUTE,
+    &CANARY,
     &POOL,
     &RETRY,
     &AFFINITY,

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::address::address;
 use super::common::{self, Common};
+use super::route::{self, Named};
 use super::section::{Field, Section};
 use super::{check_name, keys, leaf};
 use crate::config::file::{Entry, Kind};
@@ -17,8 +18,10 @@ pub struct ListenerAt {
     pub plan: Listener,
     /// One for each of `plan.bind`.
     pub bind_spans: Vec<Range<usize>>,
-    /// `None` where no pool is named; that is reported already.
-    pub pool_span: Option<Range<usize>>,
+    /// Every pool that it names.
+    pub named: Vec<Named>,
+    /// A pool is not named where one should be; that is reported already.
+    pub is_in_doubt: bool,
     pub limit_span: Option<Range<usize>>,
     /// `None` also where the limit comes from `[defaults]`.
     pub source_limit_span: Option<Range<usize>>,
@@ -31,7 +34,8 @@ pub fn listener(entry: &Entry, common: &Common, found: &mut Mistakes) -> Listene
     let mut at = ListenerAt {
         plan,
         bind_spans: Vec::new(),
-        pool_span: None,
+        named: Vec::new(),
+        is_in_doubt: true,
         limit_span: None,
         source_limit_span: None,
     };
@@ -42,10 +46,9 @@ pub fn listener(entry: &Entry, common: &Common, found: &mut Mistakes) -> Listene
     };
     let section = Section::read(format!("listener.{name}"), table, &keys::LISTENER, found);
     (at.plan.bind, at.bind_spans) = bind(&section, found);
-    if let Some((pool, span)) = pool(&section, found) {
-        at.plan.pool = pool;
-        at.pool_span = Some(span);
-    }
+    let ways = route::ways(&section, found);
+    (at.plan.routes, at.plan.target) = (ways.routes, ways.target);
+    (at.named, at.is_in_doubt) = (ways.named, ways.is_in_doubt);
     if let Some(field) = section.get("max_connections") {
         at.plan.max_connections = leaf::limit(field, found);
         at.limit_span = Some(field.value.span.clone());
@@ -75,15 +78,6 @@ fn bind(section: &Section<'_>, found: &mut Mistakes) -> (Vec<SocketAddr>, Vec<Ra
     let read =
         leaf::list(field, found).iter().filter_map(|item| Some((address(item, found)?, item.span.clone())));
     read.collect()
-}
-
-fn pool(section: &Section<'_>, found: &mut Mistakes) -> Option<(String, Range<usize>)> {
-    let Some(field) = section.get("pool") else {
-        found.add(missing(section, "pool", "pool = \"NAME\""));
-        return None;
-    };
-    let name = leaf::text(field, "the name of a pool", found)?;
-    Some((name.to_owned(), field.value.span.clone()))
 }
 
 /// Reports a key that has no default.

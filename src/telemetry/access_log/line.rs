@@ -36,6 +36,8 @@ struct Told<'a> {
     client: String,
     local: String,
     #[serde(skip_serializing_if = "Option::is_none")]
+    route: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pool: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     server: Option<&'a str>,
@@ -85,7 +87,7 @@ struct ToldClose<'a> {
 
 impl<'a> Told<'a> {
     fn of(record: &'a Record) -> Self {
-        let chosen = record.route.as_ref().and_then(|route| route.server.as_ref());
+        let chosen = record.routed.as_ref().and_then(|routed| routed.server.as_ref());
         Told {
             v: VERSION,
             ts: timestamp(record),
@@ -95,7 +97,8 @@ impl<'a> Told<'a> {
             generation: record.generation,
             client: record.client.to_string(),
             local: record.local.to_string(),
-            pool: record.route.as_ref().map(|route| route.pool.as_str()),
+            route: record.route.as_deref(),
+            pool: record.routed.as_ref().map(|routed| routed.pool.as_str()),
             server: chosen.map(|chosen| chosen.name.as_str()),
             server_addr: chosen.map(|chosen| chosen.address.to_string()),
             balance: chosen.map(|chosen| chosen.why.to_string()),
@@ -194,6 +197,7 @@ fn append_text(line: &mut Vec<u8>, told: &Told<'_>) {
     text.number("generation", told.generation);
     text.word("client", &told.client);
     text.word("local", &told.local);
+    text.word_if("route", told.route);
     text.word_if("pool", told.pool);
     text.word_if("server", told.server);
     text.word_if("server_addr", told.server_addr.as_deref());
@@ -285,7 +289,8 @@ pub(super) mod tests {
             generation: 3,
             client: "192.0.2.7:40000".parse().expect("an address"),
             local: "[2001:db8::1]:443".parse().expect("an address"),
-            route: Some(Routed { pool: "api".into(), server: Some(chosen()) }),
+            route: Some("default".into()),
+            routed: Some(Routed { pool: "api".into(), server: Some(chosen()) }),
             attempts: vec![
                 Attempt {
                     server: "a".into(),
@@ -349,7 +354,7 @@ pub(super) mod tests {
         let expected = concat!(
             r#"{"v":1,"ts":"2023-11-14T22:13:20.000042Z","conn_id":"00010000000000ff","listener":"web","#,
             r#""worker":0,"generation":3,"client":"192.0.2.7:40000","local":"[2001:db8::1]:443","#,
-            r#""pool":"api","server":"b","server_addr":"127.0.0.1:8080","balance":"WHY","#,
+            r#""route":"default","pool":"api","server":"b","server_addr":"127.0.0.1:8080","balance":"WHY","#,
             r#""attempts":[{"server":"a","us":412,"error":"server_refused"},{"server":"b","us":180}],"#,
             r#""t":{"connect":600,"total":2000},"bytes_in":10,"bytes_out":20,"path":"copy","#,
             r#""close":{"by":"server","phase":"data","how":"rst","reason":"server_reset","errno":104,"#,
@@ -363,7 +368,7 @@ pub(super) mod tests {
     fn text_is_exactly_this() {
         let expected = concat!(
             "v=1 ts=2023-11-14T22:13:20.000042Z conn_id=00010000000000ff listener=web worker=0 generation=3 ",
-            "client=192.0.2.7:40000 local=[2001:db8::1]:443 pool=api server=b server_addr=127.0.0.1:8080 ",
+            "client=192.0.2.7:40000 local=[2001:db8::1]:443 route=default pool=api server=b server_addr=127.0.0.1:8080 ",
             "balance=WHY attempts=\"a 412us server_refused, b 180us\" t.connect=600 t.total=2000 ",
             "bytes_in=10 bytes_out=20 path=copy close.by=server close.phase=data close.how=rst ",
             "close.reason=server_reset close.errno=104 close.detail=\"server `b` sent a reset\"\n"
@@ -375,6 +380,7 @@ pub(super) mod tests {
     fn what_was_not_reached_is_absent() {
         let bare = Record {
             route: None,
+            routed: None,
             attempts: Vec::new(),
             times: Times::default(),
             path: None,
@@ -382,7 +388,7 @@ pub(super) mod tests {
             ..record()
         };
         let told: serde_json::Value = serde_json::from_str(&line(Format::Json, &bare)).expect("JSON");
-        for absent in ["pool", "server", "server_addr", "balance", "path"] {
+        for absent in ["route", "pool", "server", "server_addr", "balance", "path"] {
             assert!(told.get(absent).is_none(), "{absent}");
         }
         assert_eq!(told["t"], serde_json::json!({"total": 0}));
