@@ -17,6 +17,7 @@ mod redis;
 
 mod checks; // health checks that speak to real servers, and what these say of it
 
+mod patroni; // the example for Patroni, in front of a real cluster
 mod failover; // a PostgreSQL replica takes over under load
 mod churn; // ten thousand short connections leave nothing behind
 mod relay; // byte for byte, both ways, in bulk

@@ -15,7 +15,7 @@ use crate::support::record::{failed_attempts, word};
 use crate::support::{PATIENCE, eventually, free_port};
 
 /// PostgreSQL refuses to run as root; its package brings this user.
-const USER: &str = "postgres";
+pub const USER: &str = "postgres";
 
 /// A server with pgbench's tables in it.
 pub struct Postgres {
@@ -93,7 +93,7 @@ impl Postgres {
 }
 
 /// A directory that PostgreSQL's user can write to.
-fn own_directory() -> TempDir {
+pub fn own_directory() -> TempDir {
     let dir = TempDir::new("postgres");
     if proc::is_root() {
         proc::run(Command::new("chown").arg(USER).arg(dir.path()));
@@ -118,7 +118,7 @@ fn postmaster(dir: &TempDir, port: u16) -> Proc {
 }
 
 /// A program of the newest PostgreSQL here: Debian keeps them out of the way of `PATH`.
-fn tool(name: &str) -> PathBuf {
+pub fn tool(name: &str) -> PathBuf {
     let versions = fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL is installed");
     let version =
         |path: &PathBuf| path.file_name().and_then(|name| name.to_str()?.parse().ok()).unwrap_or(0.0);
@@ -128,7 +128,7 @@ fn tool(name: &str) -> PathBuf {
     newest.join("bin").join(name)
 }
 
-fn as_postgres(program: &Path) -> Command {
+pub fn as_postgres(program: &Path) -> Command {
     if !proc::is_root() {
         return Command::new(program);
     }
@@ -149,7 +149,7 @@ fn query(port: u16) -> Output {
     psql(port, "select 6 * 7").output().expect("psql runs")
 }
 
-fn psql(port: u16, statement: &str) -> Command {
+pub fn psql(port: u16, statement: &str) -> Command {
     let mut command = Command::new("psql");
     command.args(["-X", "-A", "-t", "-h", "127.0.0.1", "-U", USER, "-d", USER, "-p", &port.to_string()]);
     command.args(["-c", statement]).env("PGCONNECT_TIMEOUT", "10").stdin(Stdio::null());
