@@ -128,6 +128,9 @@ impl Default for HealthCheck {
         HealthCheck {
             probe: Probe::Tcp,
             interval: Duration::from_secs(2),
+            // A server that is down is asked as often, so that it is back as soon as it can be.
+            interval_down: Duration::from_secs(2),
+            interval_changing: Duration::from_secs(2),
             timeout: Duration::from_secs(1),
             rise: 2,
             fall: 3,

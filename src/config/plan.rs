@@ -307,7 +307,12 @@ pub struct Retry {
 #[derive(Clone, Debug, PartialEq)]
 pub struct HealthCheck {
     pub probe: Probe,
+    /// From one check to the next while the server is up.
     pub interval: Duration,
+    /// The same while it is down.
+    pub interval_down: Duration,
+    /// The same while it is on the way from one to the other: the last result spoke against its state.
+    pub interval_changing: Duration,
     pub timeout: Duration,
     /// Successes in a row that bring a server up; at least 1.
     pub rise: u32,
@@ -317,4 +322,11 @@ pub struct HealthCheck {
     pub jitter: f64,
     /// Another port than the server's.
     pub port: Option<u16>,
+}
+
+impl HealthCheck {
+    /// The same check with that time between two of them, whatever the server's state.
+    pub fn every(self, interval: Duration) -> Self {
+        HealthCheck { interval, interval_down: interval, interval_changing: interval, ..self }
+    }
 }

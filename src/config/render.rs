@@ -240,6 +240,8 @@ fn health_check(pool: &str, check: &HealthCheck, out: &mut Out) {
     out.header(format!("pool.{pool}.health_check"));
     out.key("type", text(check.probe.kind().word()));
     out.unless("interval", &check.interval, &default.interval, length);
+    out.unless("interval_down", &check.interval_down, &check.interval, length);
+    out.unless("interval_changing", &check.interval_changing, &check.interval, length);
     out.unless("timeout", &check.timeout, &default.timeout, length);
     out.unless("rise", &check.rise, &default.rise, u32::to_string);
     out.unless("fall", &check.fall, &default.fall, u32::to_string);
@@ -422,11 +424,14 @@ mod tests {
     }
 
     fn health_check() -> impl Strategy<Value = HealthCheck> {
-        let pace = (duration(1), duration(1), 1..9u32, 1..9u32, 0..1001u32);
-        (pace, prop::option::of(1..u16::MAX), probe::tests::any_probe()).prop_map(
-            |((interval, timeout, rise, fall, jitter), port, probe)| HealthCheck {
+        let pace = (duration(1), 1..9u32, 1..9u32, 0..1001u32);
+        let intervals = (duration(1), prop::option::of(duration(1)), prop::option::of(duration(1)));
+        (intervals, pace, prop::option::of(1..u16::MAX), probe::tests::any_probe()).prop_map(
+            |((interval, down, changing), (timeout, rise, fall, jitter), port, probe)| HealthCheck {
                 probe,
                 interval,
+                interval_down: down.unwrap_or(interval),
+                interval_changing: changing.unwrap_or(interval),
                 timeout,
                 rise,
                 fall,

@@ -111,7 +111,7 @@ impl Subject {
         let mut due = Instant::now();
         // Servers that come together (at start, in a reload) are checked at once, and then each at
         // its own place in the interval, so that they do not go in step for ever.
-        let mut gap = second_check(self.check.interval, fastrand::u64(..));
+        let mut is_first = true;
         loop {
             sleep_until(due).await;
             due = if due.elapsed() > self.check.interval {
@@ -119,10 +119,24 @@ impl Subject {
                 Instant::now() + self.check.interval.mul_f64(fastrand::f64())
             } else {
                 self.check_once().await;
+                let interval = self.interval();
+                let gap = match is_first {
+                    true => second_check(interval, fastrand::u64(..)),
+                    false => next_check(interval, self.check.jitter, fastrand::u64(..)),
+                };
+                is_first = false;
                 // From the planned time, so that the rhythm holds; what was missed is not made up for.
                 (due + gap).max(Instant::now())
             };
-            gap = next_check(self.check.interval, self.check.jitter, fastrand::u64(..));
+        }
+    }
+
+    /// As the server stands after the last result.
+    fn interval(&self) -> Duration {
+        match self.health.state() {
+            _ if self.health.is_changing() => self.check.interval_changing,
+            State::Down => self.check.interval_down,
+            State::Up | State::Checking => self.check.interval,
         }
     }
 
@@ -235,7 +249,7 @@ mod tests {
         assert_eq!(prober.tasks[&key].handle.id(), task);
 
         let check = plan.pools[0].health_check.as_mut().expect("checked");
-        check.interval *= 2;
+        check.timeout *= 2;
         desk.apply(&plan);
         prober.follow();
         assert_ne!(prober.tasks[&key].handle.id(), task);

@@ -15,9 +15,7 @@ pub fn health_check(pool: &str, field: Field<'_>, found: &mut Mistakes) -> Optio
     let section = Section::read(format!("pool.{pool}.health_check"), table, &keys::HEALTH_CHECK, found);
     let mut check = HealthCheck::default();
     check.probe = probe::probe(&section, found).unwrap_or(check.probe);
-    if let Some(field) = section.get("interval") {
-        check.interval = leaf::duration(field, Span::Positive, found).unwrap_or(check.interval);
-    }
+    intervals(&section, &mut check, found);
     if let Some(field) = section.get("timeout") {
         check.timeout = leaf::duration(field, Span::Positive, found).unwrap_or(check.timeout);
     }
@@ -33,20 +31,38 @@ pub fn health_check(pool: &str, field: Field<'_>, found: &mut Mistakes) -> Optio
     Some(check)
 }
 
+/// What is written, and for the states of which nothing is written what is written for servers that are up.
+fn intervals(section: &Section<'_>, check: &mut HealthCheck, found: &mut Mistakes) {
+    let mut read = |key, default| {
+        let read = section.get(key).and_then(|field| leaf::duration(field, Span::Positive, found));
+        read.unwrap_or(default)
+    };
+    check.interval = read("interval", check.interval);
+    check.interval_down = read("interval_down", check.interval);
+    check.interval_changing = read("interval_changing", check.interval);
+}
+
 fn in_a_row(section: &Section<'_>, key: &'static str, found: &mut Mistakes) -> Option<u32> {
     let field = section.get(key)?;
     leaf::number(field, 1, ROW_MAX, found).and_then(|count| u32::try_from(count).ok())
 }
 
 fn check_pace(section: &Section<'_>, check: &HealthCheck, found: &mut Mistakes) {
-    let written = section.get("timeout").or_else(|| section.get("interval"));
-    if let Some(field) = written.filter(|_| check.timeout > check.interval) {
+    let intervals = [
+        ("interval", check.interval),
+        ("interval_down", check.interval_down),
+        ("interval_changing", check.interval_changing),
+    ];
+    // One that is not written has the length of one that is, which comes first.
+    let Some((key, shortest)) = intervals.into_iter().min_by_key(|(_, interval)| *interval) else { return };
+    let written = section.get("timeout").or_else(|| section.get(key));
+    if let Some(field) = written.filter(|_| check.timeout > shortest) {
         let message = "a health check may take longer than the time between two checks";
-        let (timeout, interval) = (check.timeout, check.interval);
+        let timeout = check.timeout;
         found.add(
             Mistake::new(Code::SlowCheck, field.value.span.clone(), message)
-                .label(format!("timeout {timeout:?}, interval {interval:?}"))
-                .help("let `timeout` be no longer than `interval`"),
+                .label(format!("timeout {timeout:?}, {key} {shortest:?}"))
+                .help(format!("let `timeout` be no longer than `{key}`")),
         );
     }
 }

@@ -271,6 +271,8 @@ pub const HEALTH_CHECK: Keys = Keys {
     names: &[
         "type",
         "interval",
+        "interval_down",
+        "interval_changing",
         "timeout",
         "rise",
         "fall",
@@ -292,6 +294,12 @@ pub const HEALTH_CHECK: Keys = Keys {
     ],
     foreign: &[
         ("inter", "interval"),
+        ("downinter", "interval_down"),
+        ("unhealthy_interval", "interval_down"),
+        ("unhealthyinterval", "interval_down"),
+        ("fastinter", "interval_changing"),
+        ("unhealthy_edge_interval", "interval_changing"),
+        ("healthy_edge_interval", "interval_changing"),
         ("period", "interval"),
         ("healthy_threshold", "rise"),
         ("passes", "rise"),
