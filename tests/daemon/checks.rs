@@ -2,10 +2,8 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -13,8 +11,8 @@ use crate::peers::config;
 use crate::support::{Daemon, PATIENCE, eventually, listen};
 
 /// A server that does the same to each connection, and notes how it ended.
-struct Scripted {
-    address: SocketAddr,
+pub struct Scripted {
+    pub address: SocketAddr,
     ends: Arc<Mutex<Vec<End>>>,
 }
 
@@ -27,7 +25,7 @@ struct End {
 
 impl Scripted {
     /// Its thread lives as long as the test's process.
-    fn start(act: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> Scripted {
+    pub fn start(act: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> Scripted {
         let listener: TcpListener = listen((Ipv4Addr::LOCALHOST, 0));
         let address = listener.local_addr().unwrap();
         let ends = Arc::new(Mutex::new(Vec::new()));
@@ -56,41 +54,6 @@ impl Scripted {
     }
 }
 
-/// A server whose gate can be shut: then it hangs up on each check. When each came is noted.
-struct Gated {
-    address: SocketAddr,
-    is_shut: Arc<AtomicBool>,
-    came: Arc<Mutex<Vec<Instant>>>,
-}
-
-impl Gated {
-    /// Answers PING while its gate is open.
-    fn start() -> Gated {
-        let (is_shut, came) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
-        let (shut, noted) = (Arc::clone(&is_shut), Arc::clone(&came));
-        let server = Scripted::start(move |stream| {
-            noted.lock().unwrap().push(Instant::now());
-            let mut said = [0; 4];
-            if !shut.load(Ordering::SeqCst) && stream.read_exact(&mut said).is_ok() {
-                let _ = stream.write_all(b"PONG");
-            }
-            let _ = stream.shutdown(std::net::Shutdown::Write);
-        });
-        Gated { address: server.address, is_shut, came }
-    }
-
-    /// Checks that have come so far.
-    fn count(&self) -> usize {
-        self.came.lock().unwrap().len()
-    }
-
-    /// The shortest time between two checks in a row, of those after the first `from`.
-    fn shortest_gap(&self, from: usize) -> Duration {
-        let came = self.came.lock().unwrap();
-        came[from..].windows(2).map(|pair| pair[1] - pair[0]).min().unwrap()
-    }
-}
-
 /// Says the text in pieces of one byte.
 fn trickle(stream: &mut TcpStream, text: &str) {
     stream.set_nodelay(true).unwrap();
@@ -107,42 +70,12 @@ fn watch(server: &Scripted, check: &str) -> Daemon {
 
 /// Waits until the server has that state, and gives the message of its last check.
 #[track_caller]
-fn message_when(daemon: &Daemon, state: &str) -> String {
+pub fn message_when(daemon: &Daemon, state: &str) -> String {
     eventually(&format!("the server to be {state}"), PATIENCE, || {
         let servers: Value = serde_json::from_str(&daemon.http_get("/api/v1/servers").body).unwrap();
         let server = servers[0].clone();
         (server["state"] == state).then(|| server["last_check"]["message"].as_str().unwrap().to_owned())
     })
-}
-
-const PING: &str =
-    "type = \"send-expect\"\nsteps = [{ send = \"PING\", expect = \"PONG\" }]\njitter = \"0%\"\n";
-
-/// With one interval for all, these verdicts would take minutes.
-#[test]
-fn a_server_is_asked_seldom_while_it_is_up_and_often_once_something_is_wrong() {
-    let server = Gated::start();
-    let pace = "interval = \"1s\"\ninterval_changing = \"20ms\"\ninterval_down = \"300ms\"\n";
-    let named = format!("{{ name = \"a\", address = \"{}\" }}", server.address);
-    let check = format!("[pool.p.health_check]\n{pace}timeout = \"20ms\"\nrise = 20\nfall = 20\n{PING}");
-    let daemon = Daemon::start(&config(&[named], "", &check).0);
-    message_when(&daemon, "up");
-
-    server.is_shut.store(true, Ordering::SeqCst);
-    let begun = Instant::now();
-    message_when(&daemon, "down");
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?} for 20 failures", begun.elapsed());
-
-    let from = server.count();
-    eventually("some checks of a server that is down", PATIENCE, || {
-        (server.count() >= from + 4).then_some(())
-    });
-    assert!(server.shortest_gap(from) > Duration::from_millis(150), "{:?}", server.shortest_gap(from));
-
-    server.is_shut.store(false, Ordering::SeqCst);
-    let begun = Instant::now();
-    message_when(&daemon, "up");
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?} for 20 successes", begun.elapsed());
 }
 
 #[test]
