@@ -91,7 +91,7 @@ fn the_reference_shows_every_key_in_its_table() {
         for key in keys.names {
             let is_shown = match keys.header {
                 "the file" => text.contains(&format!("\n[{key}")),
-                "retry" | "queue" | "affinity" | "a table of `servers`" | "a table of `steps`" => {
+                "retry" | "queue" | "affinity" | "tls" | "a table of `servers`" | "a table of `steps`" => {
                     text.contains(&format!(" {key} = "))
                 }
                 // A table of its own.

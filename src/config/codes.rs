@@ -82,6 +82,9 @@ codes! {
         or \"2001:db8::/32\"; the bits behind those are zero. One address alone is a network, too.";
     BadSecret = "E0131", "A password stands in a file of its own, one line, so that the configuration can be shown. \
         The file must exist, be readable for the user that Tidegate runs as, and hold one line of text.";
+    BadAuthorities = "E0140", "`verify` names a file of certificates in PEM, each fit for an authority that may issue \
+        servers' certificates. The file must exist, be readable for the user that Tidegate runs as, and hold one \
+        at least.";
     UnusedPool = "W0001", "No listener uses the pool and none falls back to it, so it gets no traffic.";
     NoEffect = "W0002", "The key is understood, but another key keeps it from having any effect.";
     SlowCheck = "W0003", "A health check may take longer than the time between two checks: failures are then \

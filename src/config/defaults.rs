@@ -11,7 +11,8 @@ use std::time::Duration;
 use super::plan::{
     AccessLog, AccessOutput, AccessWhen, Admin, Admission, AdmissionMode, Affinity, AffinityBy, Auto,
     Balance, CircuitBreaker, HashKey, HealthCheck, Http, Level, Listener, Log, LogFormat, Method, OnNoServer,
-    OnServerDown, OutlierDetection, Pool, Probe, Process, Queue, Retry, Server, Statuses, Tcp, WhenFull,
+    OnServerDown, OutlierDetection, Pool, Probe, Process, Queue, Retry, Server, Statuses, Tcp, Tls, Verify,
+    WhenFull,
 };
 
 /// Where the configuration is looked for.
@@ -137,7 +138,15 @@ impl Default for HealthCheck {
             // Spreads the checks of many balancers that were started together.
             jitter: 0.1,
             port: None,
+            tls: None,
         }
+    }
+}
+
+impl Default for Tls {
+    /// As a browser does: what is not asked to be laxer proves who it is.
+    fn default() -> Self {
+        Tls { verify: Verify::System, sni: None }
     }
 }
 

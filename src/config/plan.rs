@@ -4,6 +4,7 @@
 //! nobody else interprets what the operator wrote.
 
 mod probe; // what a health check asks
+mod tls; // TLS to a server
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -19,8 +20,10 @@ use crate::core::outcome::words;
 pub use crate::core::outlier::Rules as OutlierDetection;
 use crate::core::prefix::Prefix;
 pub use probe::{
-    CheckKind, Galera, Http, Login, Method, Mysql, Password, Postgres, Probe, Redis, Role, Statuses, Step,
+    CheckKind, Galera, Http, Login, Method, Mysql, Password, Postgres, Probe, Redis, Role, Smtp, Statuses,
+    Step,
 };
+pub use tls::{Authorities, Tls, Verify};
 
 /// Everything the operator asked for.
 #[derive(Clone, Debug, PartialEq)]
@@ -322,6 +325,8 @@ pub struct HealthCheck {
     pub jitter: f64,
     /// Another port than the server's.
     pub port: Option<u16>,
+    /// `None`: in clear.
+    pub tls: Option<Tls>,
 }
 
 impl HealthCheck {

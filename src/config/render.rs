@@ -249,6 +249,9 @@ fn health_check(pool: &str, check: &HealthCheck, out: &mut Out) {
     if let Some(port) = check.port {
         out.key("port", port);
     }
+    if let Some(tls) = &check.tls {
+        out.key("tls", probe::tls(tls));
+    }
     probe::probe(&check.probe, out);
 }
 
@@ -426,8 +429,10 @@ mod tests {
     fn health_check() -> impl Strategy<Value = HealthCheck> {
         let pace = (duration(1), 1..9u32, 1..9u32, 0..1001u32);
         let intervals = (duration(1), prop::option::of(duration(1)), prop::option::of(duration(1)));
-        (intervals, pace, prop::option::of(1..u16::MAX), probe::tests::any_probe()).prop_map(
-            |((interval, down, changing), (timeout, rise, fall, jitter), port, probe)| HealthCheck {
+        let probe = probe::tests::any_probe()
+            .prop_flat_map(|probe| probe::tests::any_tls(&probe).prop_map(move |tls| (probe.clone(), tls)));
+        (intervals, pace, prop::option::of(1..u16::MAX), probe).prop_map(
+            |((interval, down, changing), (timeout, rise, fall, jitter), port, (probe, tls))| HealthCheck {
                 probe,
                 interval,
                 interval_down: down.unwrap_or(interval),
@@ -437,6 +442,7 @@ mod tests {
                 fall,
                 jitter: f64::from(jitter) / 10.0 / 100.0,
                 port,
+                tls,
             },
         )
     }

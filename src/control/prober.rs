@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinHandle;
 
 use super::desk::Desk;
+use super::probe::tls;
 use super::publisher::ServerKey;
 use super::subject::{self, Subject};
 use crate::config::plan::HealthCheck;
@@ -55,9 +56,10 @@ impl Prober {
         self.leave(&wanted);
         // Read when nobody tells those servers anything any more: what they were told last holds.
         let states = self.states();
+        let mut system = tls::System::default();
         for (key, check) in wanted {
             let state = states.get(&key).copied().unwrap_or(State::Checking);
-            self.check(key, check, state);
+            self.check(key, check, state, &mut system);
         }
     }
 
@@ -93,13 +95,13 @@ impl Prober {
     }
 
     /// Sees to it that this server is checked: by a task that does just that, or by a new one.
-    fn check(&mut self, key: ServerKey, check: HealthCheck, state: State) {
+    fn check(&mut self, key: ServerKey, check: HealthCheck, state: State, system: &mut tls::System) {
         let target = subject::target(&key, &check);
         let tasks = self.tasks.entry(target).or_default();
         let subject = match tasks.iter().find(|task| task.subject.check == check) {
             Some(task) if task.subject.tells(&key) => return,
             Some(task) => return task.subject.tell_also(key, state),
-            None => Subject::new(Arc::clone(&self.desk), Arc::clone(&self.turns), target, check),
+            None => Subject::new(Arc::clone(&self.desk), Arc::clone(&self.turns), target, check, system),
         };
         subject.tell_also(key, state);
         let subject = Arc::new(subject);

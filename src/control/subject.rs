@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::checks::{Checked, Found};
 use super::desk::Desk;
-use super::probe;
+use super::probe::{self, tls};
 use super::publisher::ServerKey;
 use crate::config::plan::HealthCheck;
 use crate::core::health::{Health, State, next_check, second_check};
@@ -24,6 +24,7 @@ pub struct Subject {
     turns: Arc<Semaphore>,
     target: SocketAddr,
     pub check: HealthCheck,
+    tls: Option<tls::Client>,
     standing: Mutex<Standing>,
 }
 
@@ -56,10 +57,17 @@ pub fn target(key: &ServerKey, check: &HealthCheck) -> SocketAddr {
 
 impl Subject {
     /// Nobody wants to know yet; see [`Subject::tell_also`].
-    pub fn new(desk: Arc<Desk>, turns: Arc<Semaphore>, target: SocketAddr, check: HealthCheck) -> Self {
+    pub fn new(
+        desk: Arc<Desk>,
+        turns: Arc<Semaphore>,
+        target: SocketAddr,
+        check: HealthCheck,
+        system: &mut tls::System,
+    ) -> Self {
+        let tls = check.tls.as_ref().map(|tls| tls::Client::new(tls, &check.probe, target, system));
         let health = Health::new(check.rise, check.fall);
         let standing = Standing { health, alike: (true, 0), hearers: Vec::new() };
-        Subject { desk, turns, target, check, standing: Mutex::new(standing) }
+        Subject { desk, turns, target, check, tls, standing: Mutex::new(standing) }
     }
 
     /// From now on also that server hears of it, whose state was `state` so far. What is known
@@ -137,7 +145,7 @@ impl Subject {
     async fn check_once(&self) {
         let Ok(turn) = Arc::clone(&self.turns).acquire_owned().await else { return };
         let begun = Instant::now();
-        let (found, line) = probe::ask(self.target, &self.check).await;
+        let (found, line) = probe::ask(self.target, &self.check, self.tls.as_ref()).await;
         let took = begun.elapsed();
         if let Some(line) = line {
             // Beside the next wait: a server that is slow to let go does not upset the rhythm.

@@ -3,9 +3,9 @@
 
 use super::leaf::{self, Span};
 use super::section::{Field, Section};
-use super::{keys, probe};
+use super::{keys, probe, tls};
 use crate::config::mistake::{Code, Mistake, Mistakes};
-use crate::config::plan::HealthCheck;
+use crate::config::plan::{HealthCheck, Http, Probe, Tls};
 
 /// Results in a row; beyond, a server would hardly ever change its state.
 const ROW_MAX: i64 = 1000;
@@ -14,7 +14,9 @@ pub fn health_check(pool: &str, field: Field<'_>, found: &mut Mistakes) -> Optio
     let table = leaf::table(field, "a table such as { type = \"tcp\" }", found)?;
     let section = Section::read(format!("pool.{pool}.health_check"), table, &keys::HEALTH_CHECK, found);
     let mut check = HealthCheck::default();
-    check.probe = probe::probe(&section, found).unwrap_or(check.probe);
+    let probe = probe::probe(&section, found);
+    check.tls = tls(&section, probe.as_ref(), found);
+    check.probe = probe.unwrap_or(check.probe);
     intervals(&section, &mut check, found);
     if let Some(field) = section.get("timeout") {
         check.timeout = leaf::duration(field, Span::Positive, found).unwrap_or(check.timeout);
@@ -40,6 +42,33 @@ fn intervals(section: &Section<'_>, check: &mut HealthCheck, found: &mut Mistake
     check.interval = read("interval", check.interval);
     check.interval_down = read("interval_down", check.interval);
     check.interval_changing = read("interval_changing", check.interval);
+}
+
+/// Without a probe a mistake has been found, and whether the key has an effect is not known.
+fn tls(section: &Section<'_>, probe: Option<&Probe>, found: &mut Mistakes) -> Option<Tls> {
+    let mut tls = section.get("tls").and_then(|field| tls::tls(field, found));
+    let probe = probe?;
+    if let (Some(tls), Probe::Http(Http { host: Some(host), .. })) = (&mut tls, probe) {
+        tls.sni = tls.sni.take().or_else(|| tls::name_in(host));
+    }
+    let no_effect = |field: Field<'_>, label: &str| {
+        let message = format!("`{}` has no effect", field.key);
+        Mistake::new(Code::NoEffect, field.value.span.clone(), message).label(label)
+    };
+    match (probe, section.get("tls"), section.get("starttls")) {
+        (Probe::Tcp, Some(field), _) => {
+            let mistake = no_effect(field, "a check of type \"tcp\" says nothing");
+            found.add(mistake.help("for a TLS handshake and no more, set `type = \"tls\"`"));
+            None
+        }
+        (Probe::Tls, ..) => Some(tls.unwrap_or_default()),
+        (Probe::Smtp(_), None, Some(field)) => {
+            let help = "add `tls = { verify = \"system\" }`: it says who the server must prove to be";
+            found.add(no_effect(field, "without `tls` there is none to start").help(help));
+            None
+        }
+        _ => tls,
+    }
 }
 
 fn in_a_row(section: &Section<'_>, key: &'static str, found: &mut Mistakes) -> Option<u32> {

@@ -266,6 +266,24 @@ pub const SERVER: Keys = Keys {
     ],
 };
 
+pub const TLS: Keys = Keys {
+    header: "tls",
+    names: &["verify", "sni"],
+    foreign: &[
+        ("ca", "verify"),
+        ("ca_file", "verify"),
+        ("cafile", "verify"),
+        ("ca_certificate", "verify"),
+        ("trusted_certificate", "verify"),
+        ("trusted_ca", "verify"),
+        ("root_ca", "verify"),
+        ("check_sni", "sni"),
+        ("name", "sni"),
+        ("server_name", "sni"),
+        ("servername", "sni"),
+    ],
+};
+
 pub const HEALTH_CHECK: Keys = Keys {
     header: "[pool.NAME.health_check]",
     names: &[
@@ -291,6 +309,8 @@ pub const HEALTH_CHECK: Keys = Keys {
         "password_file",
         "database",
         "steps",
+        "tls",
+        "starttls",
     ],
     foreign: &[
         ("inter", "interval"),
@@ -316,6 +336,8 @@ pub const HEALTH_CHECK: Keys = Keys {
         ("maximum_lag_on_failover", "max_lag"),
         ("wsrep", "galera"),
         ("available_when_donor", "galera"),
+        ("check_ssl", "tls"),
+        ("ssl", "tls"),
         ("auth_pass", "password_file"),
         ("password", "password_file"),
     ],
@@ -379,7 +401,7 @@ pub const TABLES: [&Keys; 10] = [
 ];
 
 /// Every kind of table, in the order of the reference.
-pub const ALL: [&Keys; 16] = [
+pub const ALL: [&Keys; 17] = [
     &ROOT,
     &PROCESS,
     &ADMIN,
@@ -394,6 +416,7 @@ pub const ALL: [&Keys; 16] = [
     &SERVER,
     &HEALTH_CHECK,
     &STEP,
+    &TLS,
     &OUTLIER_DETECTION,
     &CIRCUIT_BREAKER,
 ];

@@ -5,6 +5,7 @@
 //! the deadline and the bounds.
 
 mod line; // a connection to the server: says, hears, takes leave
+pub mod tls; // and how it is made private
 mod http;
 mod mysql;
 mod postgres;
@@ -30,10 +31,14 @@ fn wrong_role(said: impl Display, wanted: Role) -> Fault {
 
 /// Asks once, within the check's timeout. The line is still to be left in good order, for which the
 /// result need not wait: see [`Line::leave`].
-pub async fn ask(target: SocketAddr, check: &HealthCheck) -> (Found, Option<Line>) {
+pub async fn ask(
+    target: SocketAddr,
+    check: &HealthCheck,
+    tls: Option<&tls::Client>,
+) -> (Found, Option<Line>) {
     let deadline = Instant::now() + check.timeout;
     let too_late = |what: &str| Found::Failed(format!("no {what} within {:?}", check.timeout));
-    let mut line = match timeout_at(deadline, Line::open(target)).await {
+    let mut line = match timeout_at(deadline, Line::open(target, tls)).await {
         Ok(Ok(line)) => line,
         Ok(Err(fault)) => return (fault.into(), None),
         Err(_) => return (too_late("answer"), None),
@@ -48,12 +53,17 @@ pub async fn ask(target: SocketAddr, check: &HealthCheck) -> (Found, Option<Line
 
 async fn talk(line: &mut Line, probe: &Probe) -> Result<(), Fault> {
     match probe {
-        Probe::Tcp => Ok(()), // that it took the connection is the answer
+        // These begin TLS where their protocols say.
+        Probe::Postgres(_) | Probe::Mysql(_) | Probe::Smtp(_) => {}
+        _ => line.secure().await?,
+    }
+    match probe {
+        Probe::Tcp | Probe::Tls => Ok(()), // that it took the connection is the answer
         Probe::Http(http) => http::ask(line, http).await,
         Probe::Postgres(postgres) => postgres::ask(line, postgres).await,
         Probe::Mysql(mysql) => mysql::ask(line, mysql).await,
         Probe::SendExpect(steps) => send_expect::ask(line, steps).await,
-        Probe::Smtp => smtp::ask(line).await,
+        Probe::Smtp(smtp) => smtp::ask(line, smtp).await,
         Probe::Redis(redis) => redis::ask(line, redis).await,
     }
 }

@@ -5,6 +5,7 @@ mod http;
 mod mysql;
 mod postgres;
 mod redis;
+mod tls;
 
 use std::thread;
 use std::time::{Duration, Instant};
