@@ -11,8 +11,8 @@ use std::time::Duration;
 use super::plan::{
     AccessLog, AccessOutput, AccessWhen, Admin, Admission, AdmissionMode, Affinity, AffinityBy, Auto,
     Balance, CircuitBreaker, HashKey, HealthCheck, Http, Level, Listener, Log, LogFormat, Method, OnNoServer,
-    OnServerDown, OutlierDetection, Pool, Probe, Process, Queue, Retry, Server, Statuses, Tcp, Tls, Verify,
-    WhenFull,
+    OnServerDown, OutlierDetection, Pool, Probe, Process, Queue, Retry, SendProxy, Server, Statuses, Tcp,
+    Tls, Verify, WhenFull,
 };
 
 /// Where the configuration is looked for.
@@ -139,6 +139,7 @@ impl Default for HealthCheck {
             jitter: 0.1,
             port: None,
             tls: None,
+            send_proxy: SendProxy::Off,
         }
     }
 }

@@ -20,8 +20,8 @@ use crate::core::outcome::words;
 pub use crate::core::outlier::Rules as OutlierDetection;
 use crate::core::prefix::Prefix;
 pub use probe::{
-    CheckKind, Galera, Http, Login, Method, Mysql, Password, Postgres, Probe, Redis, Role, Smtp, Statuses,
-    Step,
+    CheckKind, Galera, Http, Login, Method, Mysql, Password, Postgres, Probe, Redis, Role, SendProxy, Smtp,
+    Statuses, Step,
 };
 pub use tls::{Authorities, Tls, Verify};
 
@@ -327,6 +327,7 @@ pub struct HealthCheck {
     pub port: Option<u16>,
     /// `None`: in clear.
     pub tls: Option<Tls>,
+    pub send_proxy: SendProxy,
 }
 
 impl HealthCheck {

@@ -252,6 +252,7 @@ fn health_check(pool: &str, check: &HealthCheck, out: &mut Out) {
     if let Some(tls) = &check.tls {
         out.key("tls", probe::tls(tls));
     }
+    out.unless("send_proxy", &check.send_proxy, &default.send_proxy, |send| text(send.word()));
     probe::probe(&check.probe, out);
 }
 
@@ -319,7 +320,7 @@ mod tests {
     use crate::config::parse;
     use crate::config::plan::{
         AccessWhen, Acl, AdmissionMode, AffinityBy, Balance, HashKey, Io, Level, LogFormat, OnNoServer,
-        WhenFull,
+        SendProxy, WhenFull,
     };
 
     fn word<T: Copy + std::fmt::Debug>(all: &'static [T]) -> impl Strategy<Value = T> {
@@ -431,8 +432,9 @@ mod tests {
         let intervals = (duration(1), prop::option::of(duration(1)), prop::option::of(duration(1)));
         let probe = probe::tests::any_probe()
             .prop_flat_map(|probe| probe::tests::any_tls(&probe).prop_map(move |tls| (probe.clone(), tls)));
-        (intervals, pace, prop::option::of(1..u16::MAX), probe).prop_map(
-            |((interval, down, changing), (timeout, rise, fall, jitter), port, (probe, tls))| HealthCheck {
+        let target = (prop::option::of(1..u16::MAX), word(SendProxy::ALL));
+        (intervals, pace, target, probe).prop_map(
+            |((interval, down, changing), (timeout, rise, fall, jitter), target, (probe, tls))| HealthCheck {
                 probe,
                 interval,
                 interval_down: down.unwrap_or(interval),
@@ -441,8 +443,9 @@ mod tests {
                 rise,
                 fall,
                 jitter: f64::from(jitter) / 10.0 / 100.0,
-                port,
+                port: target.0,
                 tls,
+                send_proxy: target.1,
             },
         )
     }

@@ -183,3 +183,23 @@ fn a_bare_connection_is_left_without_a_reset_though_the_server_speaks_first() {
     assert_eq!(message_when(&daemon, "up"), "ok");
     assert!(server.ends(10).iter().all(|end| end.is_clean && end.heard.is_empty()));
 }
+
+#[test]
+fn a_server_that_requires_a_proxy_header_gets_it_before_anything_else() {
+    let headers: [(&str, &'static [u8]); 2] =
+        [("v1", b"PROXY UNKNOWN\r\n"), ("v2", b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0")];
+    for (version, header) in headers {
+        let server = Scripted::start(|_| {});
+        let proxy = format!("send_proxy = \"{version}\"\n");
+        let daemon = watch(&server, &proxy);
+        assert_eq!(message_when(&daemon, "up"), "ok");
+        assert!(server.ends(3).iter().all(|end| end.is_clean && end.heard == header));
+        let daemon = watch(&server, &format!("{proxy}type = \"tls\"\ntimeout = \"200ms\"\n"));
+        message_when(&daemon, "down");
+        let hello = [header, b"\x16\x03\x01"].concat();
+        let is_hello = |end: &End| end.heard.starts_with(&hello);
+        eventually("a TLS hello behind the header", PATIENCE, || {
+            server.ends(1).iter().any(is_hello).then_some(())
+        });
+    }
+}

@@ -5,10 +5,14 @@ use super::leaf::{self, Span};
 use super::section::{Field, Section};
 use super::{keys, probe, tls};
 use crate::config::mistake::{Code, Mistake, Mistakes};
-use crate::config::plan::{HealthCheck, Http, Probe, Tls};
+use crate::config::plan::{HealthCheck, Http, Probe, SendProxy, Tls};
 
 /// Results in a row; beyond, a server would hardly ever change its state.
 const ROW_MAX: i64 = 1000;
+
+/// What others call the versions of the PROXY protocol.
+const FOREIGN_PROXY: &[(&str, &str)] =
+    &[("1", "v1"), ("2", "v2"), ("on", "v1"), ("send-proxy", "v1"), ("send-proxy-v2", "v2"), ("none", "off")];
 
 pub fn health_check(pool: &str, field: Field<'_>, found: &mut Mistakes) -> Option<HealthCheck> {
     let table = leaf::table(field, "a table such as { type = \"tcp\" }", found)?;
@@ -28,6 +32,10 @@ pub fn health_check(pool: &str, field: Field<'_>, found: &mut Mistakes) -> Optio
     }
     if let Some(field) = section.get("port") {
         check.port = leaf::number(field, 1, 65_535, found).and_then(|port| u16::try_from(port).ok());
+    }
+    if let Some(field) = section.get("send_proxy") {
+        let read = leaf::word(field, SendProxy::ALL, SendProxy::word, FOREIGN_PROXY, found);
+        check.send_proxy = read.unwrap_or(check.send_proxy);
     }
     check_pace(&section, &check, found);
     Some(check)

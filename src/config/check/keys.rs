@@ -311,6 +311,7 @@ pub const HEALTH_CHECK: Keys = Keys {
         "steps",
         "tls",
         "starttls",
+        "send_proxy",
     ],
     foreign: &[
         ("inter", "interval"),
@@ -336,6 +337,10 @@ pub const HEALTH_CHECK: Keys = Keys {
         ("maximum_lag_on_failover", "max_lag"),
         ("wsrep", "galera"),
         ("available_when_donor", "galera"),
+        ("check_send_proxy", "send_proxy"),
+        ("send_proxy_v2", "send_proxy"),
+        ("proxy_protocol", "send_proxy"),
+        ("accept_proxy", "send_proxy"),
         ("check_ssl", "tls"),
         ("ssl", "tls"),
         ("auth_pass", "password_file"),

@@ -21,6 +21,15 @@ words! {
     }
 }
 
+words! {
+    /// `send_proxy`: the PROXY header that a check begins with, which says that nobody stands behind it.
+    SendProxy {
+        Off = "off",
+        V1 = "v1",
+        V2 = "v2",
+    }
+}
+
 /// One kind of check with all that it needs.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Probe {

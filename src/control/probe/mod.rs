@@ -22,7 +22,8 @@ use line::Fault;
 pub use line::Line;
 
 use super::checks::Found;
-use crate::config::plan::{HealthCheck, Probe, Role};
+use crate::config::plan::{HealthCheck, Probe, Role, SendProxy};
+use crate::wire::proxy_header;
 
 /// A server whose role is not the one that is wanted.
 fn wrong_role(said: impl Display, wanted: Role) -> Fault {
@@ -43,7 +44,7 @@ pub async fn ask(
         Ok(Err(fault)) => return (fault.into(), None),
         Err(_) => return (too_late("answer"), None),
     };
-    let found = match timeout_at(deadline, talk(&mut line, &check.probe)).await {
+    let found = match timeout_at(deadline, talk(&mut line, check)).await {
         Ok(Ok(())) => Found::Ok,
         Ok(Err(fault)) => fault.into(),
         Err(_) => too_late(line.awaited()),
@@ -51,7 +52,14 @@ pub async fn ask(
     (found, Some(line))
 }
 
-async fn talk(line: &mut Line, probe: &Probe) -> Result<(), Fault> {
+async fn talk(line: &mut Line, check: &HealthCheck) -> Result<(), Fault> {
+    let probe = &check.probe;
+    line.say(match check.send_proxy {
+        SendProxy::Off => b"",
+        SendProxy::V1 => proxy_header::UNKNOWN,
+        SendProxy::V2 => proxy_header::LOCAL,
+    })
+    .await?;
     match probe {
         // These begin TLS where their protocols say.
         Probe::Postgres(_) | Probe::Mysql(_) | Probe::Smtp(_) => {}

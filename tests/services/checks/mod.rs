@@ -4,6 +4,7 @@ mod galera;
 mod http;
 mod mysql;
 mod postgres;
+mod proxy_header;
 mod redis;
 mod tls;
 
