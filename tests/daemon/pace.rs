@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -154,4 +154,33 @@ fn checks_that_began_together_do_not_go_in_step() {
         came.iter().map(within).max().unwrap()
     };
     assert!(busiest(&came[80..]) <= 20, "{} of 40 within a tenth of the interval", busiest(&came[80..]));
+}
+
+/// Each holds a descriptor, so a thousand servers that hang must not take a thousand.
+#[test]
+fn no_more_than_256_checks_are_under_way_at_once() {
+    let listener = listen((Ipv4Addr::UNSPECIFIED, 0));
+    let port = listener.local_addr().unwrap().port();
+    let (open, most, taken) =
+        (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let noted = (Arc::clone(&open), Arc::clone(&most), Arc::clone(&taken));
+    thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            let (open, most, taken) = noted.clone();
+            most.fetch_max(open.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            taken.fetch_add(1, Ordering::SeqCst);
+            thread::spawn(move || {
+                let _ = stream.read_to_end(&mut Vec::new()); // it says nothing until the check leaves
+                open.fetch_sub(1, Ordering::SeqCst);
+            });
+        }
+    });
+    let servers: Vec<_> =
+        (1..=300).map(|host| format!("\"127.0.{}.{}:{port}\"", 1 + host / 200, 1 + host % 200)).collect();
+    let check = "[pool.p.health_check]\ntype = \"redis\"\ninterval = \"1s\"\ntimeout = \"500ms\"";
+    let daemon = Daemon::start(&config(&servers, "", check).0);
+    eventually("two rounds", PATIENCE, || (taken.load(Ordering::SeqCst) >= 600).then_some(()));
+    let most = most.load(Ordering::SeqCst);
+    assert!((200..=256).contains(&most), "{most} at once");
+    drop(daemon);
 }
