@@ -56,6 +56,10 @@ use signals::Asks;
 /// What the last lines of the access log may take; a stuck reader of them holds up no exit.
 const LOG_WITHIN: Duration = Duration::from_secs(1);
 
+/// What the last health checks may take at the end. A login of a server that answers takes a few
+/// milliseconds; one that hangs holds up no exit.
+const CHECKS_WITHIN: Duration = Duration::from_millis(300);
+
 /// All that control needs; made by `run.rs`.
 pub struct Boot {
     pub plan: Plan,
@@ -125,7 +129,7 @@ async fn live(boot: Boot) -> io::Result<(AccessLog, Ended)> {
     let reload = Arc::new(Notify::new());
 
     let home = prober::Home::new()?;
-    let prober = Prober::new(Arc::clone(&desk), home.runtime());
+    let prober = Prober::new(Arc::clone(&desk), &home);
     let reloader = Reloader::new(Arc::clone(&desk), prober, Arc::clone(&notifier), boot.reload, boot.plan);
     let doers = [
         tokio::spawn(reloader.serve(Arc::clone(&reload))),
@@ -137,6 +141,9 @@ async fn live(boot: Boot) -> io::Result<(AccessLog, Ended)> {
     for doer in doers {
         doer.abort();
         let _ = doer.await; // until it is dropped: then the admin socket is gone from the file system
+    }
+    if ended.1.by != EndedBy::Interrupted {
+        home.rest(CHECKS_WITHIN).await;
     }
     Ok(ended)
 }

@@ -8,10 +8,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{Semaphore, oneshot};
-use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use super::desk::Desk;
 use super::probe::tls;
@@ -22,7 +23,7 @@ use crate::core::health::State;
 
 /// Checks under way at once, each with one descriptor until its connection has ended. Others wait
 /// for their turn.
-const CHECKS_AT_ONCE: usize = 256;
+const CHECKS_AT_ONCE: u32 = 256;
 
 pub struct Prober {
     desk: Arc<Desk>,
@@ -32,21 +33,20 @@ pub struct Prober {
     tasks: BTreeMap<SocketAddr, Vec<Task>>,
 }
 
-struct Task {
-    subject: Arc<Subject>,
-    handle: JoinHandle<()>,
-}
+/// A subject that is under watch while this is there.
+struct Task(Arc<Subject>);
 
 impl Drop for Task {
     fn drop(&mut self) {
-        self.handle.abort();
+        self.0.stop();
     }
 }
 
 impl Prober {
-    /// Checks nobody yet, and nowhere but in that runtime; see [`Prober::follow`].
-    pub fn new(desk: Arc<Desk>, runtime: Handle) -> Self {
-        Prober { desk, turns: Arc::new(Semaphore::new(CHECKS_AT_ONCE)), runtime, tasks: BTreeMap::new() }
+    /// Checks nobody yet; see [`Prober::follow`].
+    pub fn new(desk: Arc<Desk>, home: &Home) -> Self {
+        let (turns, runtime) = (Arc::clone(&home.turns), home.runtime.clone());
+        Prober { desk, turns, runtime, tasks: BTreeMap::new() }
     }
 
     /// Brings the tasks in line with the snapshot: ends those that nobody wants any more, and begins
@@ -85,11 +85,11 @@ impl Prober {
     fn leave(&mut self, wanted: &BTreeMap<ServerKey, HealthCheck>) {
         for tasks in self.tasks.values_mut() {
             for task in &mut *tasks {
-                let is_wanted = |key: &ServerKey| wanted.get(key) == Some(&task.subject.check);
-                let gone = task.subject.tell_only(is_wanted).into_iter();
+                let is_wanted = |key: &ServerKey| wanted.get(key) == Some(&task.0.check);
+                let gone = task.0.tell_only(is_wanted).into_iter();
                 gone.filter(|key| !wanted.contains_key(key)).for_each(|key| self.desk.checks.forget(&key));
             }
-            tasks.retain(|task| !task.subject.tells_nobody());
+            tasks.retain(|task| !task.0.tells_nobody());
         }
         self.tasks.retain(|_, tasks| !tasks.is_empty());
     }
@@ -98,15 +98,15 @@ impl Prober {
     fn check(&mut self, key: ServerKey, check: HealthCheck, state: State, system: &mut tls::System) {
         let target = subject::target(&key, &check);
         let tasks = self.tasks.entry(target).or_default();
-        let subject = match tasks.iter().find(|task| task.subject.check == check) {
-            Some(task) if task.subject.tells(&key) => return,
-            Some(task) => return task.subject.tell_also(key, state),
+        let subject = match tasks.iter().find(|task| task.0.check == check) {
+            Some(task) if task.0.tells(&key) => return,
+            Some(task) => return task.0.tell_also(key, state),
             None => Subject::new(Arc::clone(&self.desk), Arc::clone(&self.turns), target, check, system),
         };
         subject.tell_also(key, state);
         let subject = Arc::new(subject);
-        let handle = self.runtime.spawn(Arc::clone(&subject).watch());
-        tasks.push(Task { subject, handle });
+        self.runtime.spawn(Arc::clone(&subject).watch());
+        tasks.push(Task(subject));
     }
 }
 
@@ -114,8 +114,9 @@ impl Prober {
 /// logging in to a thousand servers holds up nobody who asks control for something.
 pub struct Home {
     runtime: Handle,
+    turns: Arc<Semaphore>,
     /// Dropped, it ends the thread, and with it every check.
-    _end: oneshot::Sender<()>,
+    _end: Option<oneshot::Sender<()>>,
 }
 
 impl Home {
@@ -125,22 +126,32 @@ impl Home {
         let (end, ended) = oneshot::channel::<()>();
         let live = move || drop(runtime.block_on(ended)); // an error: its other end is dropped
         thread::Builder::new().name("checks".into()).spawn(live)?;
-        Ok(Home { runtime: handle, _end: end })
+        Ok(Home::with(handle, Some(end)))
     }
 
-    pub fn runtime(&self) -> Handle {
-        self.runtime.clone()
+    fn with(runtime: Handle, end: Option<oneshot::Sender<()>>) -> Self {
+        Home { runtime, turns: Arc::new(Semaphore::new(CHECKS_AT_ONCE as usize)), _end: end }
+    }
+
+    /// Waits, so long at the most, for the end of the checks that are under way. Without a prober none
+    /// begins any more.
+    pub async fn rest(&self, within: Duration) {
+        let _ = timeout(within, self.turns.acquire_many(CHECKS_AT_ONCE)).await;
+    }
+
+    /// The runtime around a test.
+    #[cfg(test)]
+    pub fn here() -> Self {
+        Home::with(Handle::current(), None)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::config::plan::Plan;
+    use crate::config::plan::{Plan, Probe, Redis};
     use crate::control::checks::Found;
     use crate::control::fixture::{a_check, desk_of, plan_of, until};
 
@@ -165,7 +176,7 @@ mod tests {
         let address = listener.local_addr().expect("bound");
         let plan = checked_plan(address);
         let desk = desk_of(&plan);
-        let mut prober = Prober::new(Arc::clone(&desk), Handle::current());
+        let mut prober = Prober::new(Arc::clone(&desk), &Home::here());
         prober.follow();
         until(|| state(&desk) == State::Up).await;
         drop(listener);
@@ -183,23 +194,23 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let mut plan = checked_plan(listener.local_addr().expect("bound"));
         let desk = desk_of(&plan);
-        let mut prober = Prober::new(Arc::clone(&desk), Handle::current());
+        let mut prober = Prober::new(Arc::clone(&desk), &Home::here());
         prober.follow();
         until(|| state(&desk) == State::Up).await;
         let key = key_of(&plan);
-        let task_of = |prober: &Prober| prober.tasks[&key.address][0].handle.id();
+        let task_of = |prober: &Prober| Arc::clone(&prober.tasks[&key.address][0].0);
         let task = task_of(&prober);
 
         plan.pools[0].servers[0].weight = 7;
         desk.apply(&plan);
         prober.follow();
-        assert_eq!(task_of(&prober), task);
+        assert!(Arc::ptr_eq(&task_of(&prober), &task));
 
         let check = plan.pools[0].health_check.as_mut().expect("checked");
         check.timeout *= 2;
         desk.apply(&plan);
         prober.follow();
-        assert_ne!(task_of(&prober), task);
+        assert!(!Arc::ptr_eq(&task_of(&prober), &task));
         assert_eq!(state(&desk), State::Up, "carried over");
 
         plan.pools[0].health_check = None;
@@ -213,7 +224,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let plan = checked_plan(listener.local_addr().expect("bound"));
         let desk = desk_of(&plan);
-        let mut prober = Prober::new(Arc::clone(&desk), Handle::current());
+        let mut prober = Prober::new(Arc::clone(&desk), &Home::here());
         prober.follow();
         until(|| state(&desk) == State::Up).await;
         let checked = desk.checks.get(&key_of(&plan)).expect("checked");
@@ -240,7 +251,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let mut plan = two_pools(listener.local_addr().expect("bound"), a_check());
         let desk = desk_of(&plan);
-        let mut prober = Prober::new(Arc::clone(&desk), Handle::current());
+        let mut prober = Prober::new(Arc::clone(&desk), &Home::here());
         prober.follow();
         let both = |wanted: State| {
             let snapshot = desk.snapshot();
@@ -270,7 +281,7 @@ mod tests {
         plan.pools[0].health_check = Some(slow);
         let late = plan.pools.pop().expect("two pools");
         let desk = desk_of(&plan);
-        let mut prober = Prober::new(Arc::clone(&desk), Handle::current());
+        let mut prober = Prober::new(Arc::clone(&desk), &Home::here());
         prober.follow();
         until(|| state(&desk) == State::Up).await;
         plan.pools.push(late);
@@ -285,7 +296,7 @@ mod tests {
         let other = HealthCheck { fall: 3, ..a_check() };
         let mut plan = two_pools(listener.local_addr().expect("bound"), other);
         let desk = desk_of(&plan);
-        let mut prober = Prober::new(Arc::clone(&desk), Handle::current());
+        let mut prober = Prober::new(Arc::clone(&desk), &Home::here());
         prober.follow();
         assert_eq!(prober.tasks.values().flatten().count(), 2);
         until(|| desk.snapshot().pools["web"].servers[0].state == State::Up).await;
@@ -297,12 +308,51 @@ mod tests {
         assert_eq!(desk.snapshot().pools["web"].servers[0].state, State::Up, "carried over");
     }
 
+    /// A server that answers the first PING when it is told to, and then says what else it heard.
+    fn hesitant() -> (SocketAddr, std::sync::mpsc::SyncSender<()>, thread::JoinHandle<Vec<u8>>) {
+        use std::io::{Read, Write};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let (go, told) = std::sync::mpsc::sync_channel(0);
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a check");
+            stream.read_exact(&mut [0; 14]).expect("PING");
+            told.recv().expect("asked");
+            told.recv().expect("told");
+            stream.write_all(b"+PONG\r\n").expect("answered");
+            let mut heard = Vec::new();
+            stream.read_to_end(&mut heard).expect("the end");
+            heard
+        });
+        (address, go, server)
+    }
+
+    #[tokio::test]
+    async fn a_check_under_way_outlives_its_prober_and_takes_its_leave() {
+        let (address, go, server) = hesitant();
+        let mut plan = checked_plan(address);
+        let check = plan.pools[0].health_check.as_mut().expect("checked");
+        *check = HealthCheck {
+            probe: Probe::Redis(Redis::default()),
+            timeout: Duration::from_secs(20),
+            ..a_check()
+        };
+        let (desk, home) = (desk_of(&plan), Home::new().expect("a thread"));
+        let mut prober = Prober::new(Arc::clone(&desk), &home);
+        prober.follow();
+        go.send(()).expect("asked");
+        drop(prober);
+        go.send(()).expect("told");
+        home.rest(Duration::from_secs(20)).await;
+        assert_eq!(server.join().expect("no panic"), b"*1\r\n$4\r\nQUIT\r\n");
+    }
+
     #[test]
     fn checks_go_on_while_the_rest_of_control_does_something_else() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let plan = checked_plan(listener.local_addr().expect("bound"));
         let (desk, home) = (desk_of(&plan), Home::new().expect("a thread"));
-        let mut prober = Prober::new(Arc::clone(&desk), home.runtime());
+        let mut prober = Prober::new(Arc::clone(&desk), &home);
         prober.follow();
         // This thread turns no runtime.
         for _ in 0..20 {

@@ -135,15 +135,14 @@ fn fixed_changes(old: &Plan, new: &Plan) -> Vec<String> {
 mod tests {
     use std::os::unix::net::UnixDatagram;
 
-    use tokio::runtime::Handle;
-
     use super::*;
     use crate::config::plan::{Auto, Level};
     use crate::control::fixture::{desk_of, plan_of, scratch, server};
+    use crate::control::prober::Home;
 
     fn reloader(plan: &Plan, loader: impl Fn() -> Result<Plan, String> + Send + 'static) -> Reloader {
         let (desk, notifier) = (desk_of(plan), Arc::new(Notifier::default()));
-        let prober = Prober::new(Arc::clone(&desk), Handle::current());
+        let prober = Prober::new(Arc::clone(&desk), &Home::here());
         Reloader::new(desk, prober, notifier, Some(Box::new(loader)), plan.clone())
     }
 
@@ -204,7 +203,7 @@ mod tests {
         let plan = plan_of("api", &["a"]);
         let desk = desk_of(&plan);
         let (prober, notifier) =
-            (Prober::new(Arc::clone(&desk), Handle::current()), Arc::new(Notifier::default()));
+            (Prober::new(Arc::clone(&desk), &Home::here()), Arc::new(Notifier::default()));
         let mut reloader = Reloader::new(Arc::clone(&desk), prober, notifier, None, plan.clone());
         reloader.reload().await;
         assert!(desk.last_reload().expect("remembered").message.starts_with("there is no file"));

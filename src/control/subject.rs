@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, sleep_until};
 
 use super::checks::{Checked, Found};
@@ -26,6 +26,7 @@ pub struct Subject {
     pub check: HealthCheck,
     tls: Option<tls::Client>,
     standing: Mutex<Standing>,
+    over: Notify,
 }
 
 /// What is known of the address, and who wants to know.
@@ -67,7 +68,7 @@ impl Subject {
         let tls = check.tls.as_ref().map(|tls| tls::Client::new(tls, &check.probe, target, system));
         let health = Health::new(check.rise, check.fall);
         let standing = Standing { health, alike: (true, 0), hearers: Vec::new() };
-        Subject { desk, turns, target, check, tls, standing: Mutex::new(standing) }
+        Subject { desk, turns, target, check, tls, standing: Mutex::new(standing), over: Notify::new() }
     }
 
     /// From now on also that server hears of it, whose state was `state` so far. What is known
@@ -103,18 +104,28 @@ impl Subject {
         self.standing().hearers.iter().any(|hearer| hearer.key == *key)
     }
 
+    /// Begins no check any more and tells nobody of one that is under way, which comes to its end in
+    /// good order: servers log a login that breaks off, and some count it.
+    pub fn stop(&self) {
+        self.tell_only(|_| false);
+        self.over.notify_one();
+    }
+
     pub fn tells_nobody(&self) -> bool {
         self.standing().hearers.is_empty()
     }
 
-    /// Runs until it is aborted.
+    /// Runs until [`Subject::stop`].
     pub async fn watch(self: Arc<Self>) {
         let mut due = Instant::now();
         // Servers that come together (at start, in a reload) are checked at once, and then each at
         // its own place in the interval, so that they do not go in step for ever.
         let mut is_first = true;
         loop {
-            sleep_until(due).await;
+            tokio::select! {
+                () = sleep_until(due) => {}
+                () = self.over.notified() => return,
+            }
             due = if due.elapsed() > self.check.interval {
                 self.note(&Found::Void("our own clock was late".into()), Duration::ZERO);
                 Instant::now() + self.check.interval.mul_f64(fastrand::f64())
@@ -144,6 +155,9 @@ impl Subject {
 
     async fn check_once(&self) {
         let Ok(turn) = Arc::clone(&self.turns).acquire_owned().await else { return };
+        if self.tells_nobody() {
+            return; // stopped while it waited
+        }
         let begun = Instant::now();
         let (found, line) = probe::ask(self.target, &self.check, self.tls.as_ref()).await;
         let took = begun.elapsed();

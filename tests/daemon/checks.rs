@@ -2,9 +2,12 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::peers::config;
@@ -202,4 +205,56 @@ fn a_server_that_requires_a_proxy_header_gets_it_before_anything_else() {
             server.ends(1).iter().any(is_hello).then_some(())
         });
     }
+}
+
+/// A server that answers PING when it is told to, and a check that waits for it.
+fn a_check_under_way() -> (Scripted, Arc<AtomicBool>, Daemon) {
+    let may_answer = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&may_answer);
+    let asked = Arc::new(AtomicBool::new(false));
+    let noted = Arc::clone(&asked);
+    let server = Scripted::start(move |stream| {
+        stream.read_exact(&mut [0; 14]).unwrap(); // PING
+        noted.store(true, Ordering::SeqCst);
+        eventually("the word to answer", PATIENCE, || told.load(Ordering::SeqCst).then_some(()));
+        stream.write_all(b"+PONG\r\n").unwrap();
+    });
+    let daemon = watch(&server, "type = \"redis\"\n");
+    eventually("a check to be under way", PATIENCE, || asked.load(Ordering::SeqCst).then_some(()));
+    (server, may_answer, daemon)
+}
+
+const QUIT: &[u8] = b"*1\r\n$4\r\nQUIT\r\n";
+
+#[test]
+fn a_check_that_a_reload_does_away_with_ends_in_good_order() {
+    let (server, may_answer, mut daemon) = a_check_under_way();
+    let text = std::fs::read_to_string(daemon.config_path()).unwrap();
+    let (before, check) = text.split_once("[pool.p.health_check]").unwrap();
+    let rest = check.split_once("\n[").map(|(_, rest)| format!("[{rest}")).unwrap_or_default();
+    std::fs::write(daemon.config_path(), format!("{before}{rest}")).unwrap();
+    daemon.signal(Signal::SIGHUP);
+    eventually("the reload that ends it", PATIENCE, || {
+        (daemon.metric("tidegate_config_generation", &[]) == 2.0).then_some(())
+    });
+    may_answer.store(true, Ordering::SeqCst);
+    let end = &server.ends(1)[0];
+    assert!(end.is_clean && end.heard == QUIT, "{end:?}");
+}
+
+#[test]
+fn a_check_under_way_at_the_end_takes_its_leave() {
+    let (server, may_answer, mut daemon) = a_check_under_way();
+    daemon.signal(Signal::SIGTERM);
+    may_answer.store(true, Ordering::SeqCst);
+    assert_eq!(daemon.wait().0, Some(0));
+    let end = &server.ends(1)[0];
+    assert!(end.is_clean && end.heard == QUIT, "{end:?}");
+}
+
+#[test]
+fn a_check_that_hangs_holds_up_no_exit() {
+    let (_server, _never, mut daemon) = a_check_under_way();
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait_within(Duration::from_secs(5)).0, Some(0)); // its timeout is as long
 }
