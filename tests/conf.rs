@@ -94,9 +94,13 @@ fn the_reference_shows_every_key_in_its_table() {
         for key in keys.names {
             let is_shown = match keys.header {
                 "the file" => text.contains(&format!("\n[{key}")),
-                "retry" | "queue" | "affinity" | "canary" | "a table of `servers`" | "a table of `steps`" => {
-                    text.contains(&format!(" {key} = "))
-                }
+                "retry"
+                | "queue"
+                | "affinity"
+                | "canary"
+                | "tls"
+                | "a table of `servers`"
+                | "a table of `steps`" => text.contains(&format!(" {key} = ")),
                 "[listener.NAME]" if *key == "route" => text.contains(".route]]\n"),
                 // A table of its own.
                 _ if ["access", "health_check", "circuit_breaker", "outlier_detection"].contains(key) => {

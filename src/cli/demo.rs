@@ -178,11 +178,8 @@ fn servers_of(admin: &Path) -> String {
 
 fn plan(front: SocketAddr, admin: &Path, servers: &[SampleServer]) -> Plan {
     let named = |server: &SampleServer| Server { name: server.name.into(), ..Server::from(server.address) };
-    let check = HealthCheck {
-        interval: Duration::from_millis(200),
-        timeout: Duration::from_millis(200),
-        ..HealthCheck::default()
-    };
+    let pace = Duration::from_millis(200);
+    let check = HealthCheck { timeout: pace, ..HealthCheck::default() }.every(pace);
     Plan {
         process: Process { drain_timeout: Duration::from_secs(2), ..Process::default() },
         admin: Admin { socket: Some(admin.to_owned()), http: None },

@@ -84,6 +84,9 @@ codes! {
         The file must exist, be readable for the user that Tidegate runs as, and hold one line of text.";
     RouteGoal = "E0140", "A route says where its clients go, with `pool`, or that they are refused, with \
         `reject = true`: one of the two.";
+    BadAuthorities = "E0141", "`verify` names a file of certificates in PEM, each fit for an authority that may issue \
+        servers' certificates. The file must exist, be readable for the user that Tidegate runs as, and hold one \
+        at least.";
     UnusedPool = "W0001", "No listener uses the pool and none falls back to it, so it gets no traffic.";
     NoEffect = "W0002", "The key is understood, but another key keeps it from having any effect.";
     SlowCheck = "W0003", "A health check may take longer than the time between two checks: failures are then \

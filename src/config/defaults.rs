@@ -11,8 +11,8 @@ use std::time::Duration;
 use super::plan::{
     AccessLog, AccessOutput, AccessWhen, Admin, Admission, AdmissionMode, Affinity, AffinityBy, Auto,
     Balance, CircuitBreaker, HashKey, HealthCheck, Http, Level, Listener, Log, LogFormat, Method, OnNoServer,
-    OnServerDown, OutlierDetection, Pool, Probe, Process, Queue, Retry, Server, SplitBy, Statuses, Target,
-    Tcp, WhenFull,
+    OnServerDown, OutlierDetection, Pool, Probe, Process, Queue, Retry, SendProxy, Server, SplitBy, Statuses,
+    Target, Tcp, Tls, Verify, WhenFull,
 };
 
 /// Where the configuration is looked for.
@@ -131,13 +131,25 @@ impl Default for HealthCheck {
         HealthCheck {
             probe: Probe::Tcp,
             interval: Duration::from_secs(2),
+            // A server that is down is asked as often, so that it is back as soon as it can be.
+            interval_down: Duration::from_secs(2),
+            interval_changing: Duration::from_secs(2),
             timeout: Duration::from_secs(1),
             rise: 2,
             fall: 3,
             // Spreads the checks of many balancers that were started together.
             jitter: 0.1,
             port: None,
+            tls: None,
+            send_proxy: SendProxy::Off,
         }
+    }
+}
+
+impl Default for Tls {
+    /// As a browser does: what is not asked to be laxer proves who it is.
+    fn default() -> Self {
+        Tls { verify: Verify::System, sni: None }
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod probe; // what a health check asks
 mod route; // which client goes to which pool
+mod tls; // TLS to a server
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -21,9 +22,11 @@ pub use crate::core::outlier::Rules as OutlierDetection;
 use crate::core::prefix::Prefix;
 pub use crate::core::split::{By as SplitBy, Share, Split};
 pub use probe::{
-    CheckKind, Galera, Http, Login, Method, Mysql, Password, Postgres, Probe, Redis, Role, Statuses, Step,
+    CheckKind, Galera, Http, Login, Method, Mysql, Password, Postgres, Probe, Redis, Role, SendProxy, Smtp,
+    Statuses, Step,
 };
 pub use route::{Canary, Route, Target};
+pub use tls::{Authorities, Tls, Verify};
 
 /// Everything the operator asked for.
 #[derive(Clone, Debug, PartialEq)]
@@ -312,7 +315,12 @@ pub struct Retry {
 #[derive(Clone, Debug, PartialEq)]
 pub struct HealthCheck {
     pub probe: Probe,
+    /// From one check to the next while the server is up.
     pub interval: Duration,
+    /// The same while it is down.
+    pub interval_down: Duration,
+    /// The same while it is on the way from one to the other: the last result spoke against its state.
+    pub interval_changing: Duration,
     pub timeout: Duration,
     /// Successes in a row that bring a server up; at least 1.
     pub rise: u32,
@@ -322,4 +330,14 @@ pub struct HealthCheck {
     pub jitter: f64,
     /// Another port than the server's.
     pub port: Option<u16>,
+    /// `None`: in clear.
+    pub tls: Option<Tls>,
+    pub send_proxy: SendProxy,
+}
+
+impl HealthCheck {
+    /// The same check with that time between two of them, whatever the server's state.
+    pub fn every(self, interval: Duration) -> Self {
+        HealthCheck { interval, interval_down: interval, interval_changing: interval, ..self }
+    }
 }

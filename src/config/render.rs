@@ -245,6 +245,8 @@ fn health_check(pool: &str, check: &HealthCheck, out: &mut Out) {
     out.header(format!("pool.{pool}.health_check"));
     out.key("type", text(check.probe.kind().word()));
     out.unless("interval", &check.interval, &default.interval, length);
+    out.unless("interval_down", &check.interval_down, &check.interval, length);
+    out.unless("interval_changing", &check.interval_changing, &check.interval, length);
     out.unless("timeout", &check.timeout, &default.timeout, length);
     out.unless("rise", &check.rise, &default.rise, u32::to_string);
     out.unless("fall", &check.fall, &default.fall, u32::to_string);
@@ -252,6 +254,10 @@ fn health_check(pool: &str, check: &HealthCheck, out: &mut Out) {
     if let Some(port) = check.port {
         out.key("port", port);
     }
+    if let Some(tls) = &check.tls {
+        out.key("tls", probe::tls(tls));
+    }
+    out.unless("send_proxy", &check.send_proxy, &default.send_proxy, |send| text(send.word()));
     probe::probe(&check.probe, out);
 }
 
@@ -319,7 +325,7 @@ mod tests {
     use crate::config::parse;
     use crate::config::plan::{
         AccessWhen, Acl, AdmissionMode, AffinityBy, Balance, HashKey, Io, Level, LogFormat, OnNoServer,
-        WhenFull,
+        SendProxy, WhenFull,
     };
 
     fn word<T: Copy + std::fmt::Debug>(all: &'static [T]) -> impl Strategy<Value = T> {
@@ -437,16 +443,24 @@ mod tests {
     }
 
     fn health_check() -> impl Strategy<Value = HealthCheck> {
-        let pace = (duration(1), duration(1), 1..9u32, 1..9u32, 0..1001u32);
-        (pace, prop::option::of(1..u16::MAX), probe::tests::any_probe()).prop_map(
-            |((interval, timeout, rise, fall, jitter), port, probe)| HealthCheck {
+        let pace = (duration(1), 1..9u32, 1..9u32, 0..1001u32);
+        let intervals = (duration(1), prop::option::of(duration(1)), prop::option::of(duration(1)));
+        let probe = probe::tests::any_probe()
+            .prop_flat_map(|probe| probe::tests::any_tls(&probe).prop_map(move |tls| (probe.clone(), tls)));
+        let target = (prop::option::of(1..u16::MAX), word(SendProxy::ALL));
+        (intervals, pace, target, probe).prop_map(
+            |((interval, down, changing), (timeout, rise, fall, jitter), target, (probe, tls))| HealthCheck {
                 probe,
                 interval,
+                interval_down: down.unwrap_or(interval),
+                interval_changing: changing.unwrap_or(interval),
                 timeout,
                 rise,
                 fall,
                 jitter: f64::from(jitter) / 10.0 / 100.0,
-                port,
+                port: target.0,
+                tls,
+                send_proxy: target.1,
             },
         )
     }

@@ -77,13 +77,10 @@ pub fn server(name: &str, port: u16) -> Server {
 /// Quick enough for a test: every 20 ms, up after 1, down after 2.
 pub fn a_check() -> HealthCheck {
     HealthCheck {
-        probe: Probe::Tcp,
-        interval: Duration::from_millis(20),
         timeout: Duration::from_millis(500),
         rise: 1,
         fall: 2,
-        jitter: 0.1,
-        port: None,
+        ..HealthCheck::default().every(Duration::from_millis(20))
     }
 }
 

@@ -1,5 +1,5 @@
-//! Doers: each watches one thing and has one job. They run on one thread, beside the workers,
-//! and never inside them: whatever stalls here, connections go on.
+//! Doers: each watches one thing and has one job. They run on one thread, and health checks on
+//! another, beside the workers and never inside them: whatever stalls here, connections go on.
 //!
 //! `run` is the whole of it, from the first READY to the end of the last worker. To read: publisher
 //! and desk (the world), prober and reloader (what changes it), signals, crew and drainer (its end),
@@ -9,7 +9,8 @@ pub mod publisher; // the only writer of snapshots
 pub mod desk; // what the doers share
 pub mod checks; // what the checks of each server have found
 pub mod probe; // one check: asks in the server's own protocol, and says goodbye
-pub mod prober; // asks servers again and again whether they are there
+pub mod subject; // one address under check, again and again
+pub mod prober; // which addresses are checked, and for whom
 pub mod reloader; // SIGHUP: a new plan, or every reason against it
 pub mod signals; // what is asked of the whole daemon
 pub mod crew; // the worker threads, watched for their end
@@ -48,11 +49,16 @@ use crate::telemetry::access_log::{AccessLog, Format, Output, When};
 use crew::Crew;
 use desk::{Desk, Hand};
 use drainer::Drainer;
+use prober::Prober;
 use reloader::Reloader;
 use signals::Asks;
 
 /// What the last lines of the access log may take; a stuck reader of them holds up no exit.
 const LOG_WITHIN: Duration = Duration::from_secs(1);
+
+/// What the last health checks may take at the end. A login of a server that answers takes a few
+/// milliseconds; one that hangs holds up no exit.
+const CHECKS_WITHIN: Duration = Duration::from_millis(300);
 
 /// All that control needs; made by `run.rs`.
 pub struct Boot {
@@ -122,7 +128,9 @@ async fn live(boot: Boot) -> io::Result<(AccessLog, Ended)> {
     let notifier = Arc::new(boot.notifier);
     let reload = Arc::new(Notify::new());
 
-    let reloader = Reloader::new(Arc::clone(&desk), Arc::clone(&notifier), boot.reload, boot.plan);
+    let home = prober::Home::new()?;
+    let prober = Prober::new(Arc::clone(&desk), &home);
+    let reloader = Reloader::new(Arc::clone(&desk), prober, Arc::clone(&notifier), boot.reload, boot.plan);
     let doers = [
         tokio::spawn(reloader.serve(Arc::clone(&reload))),
         tokio::spawn(admin::serve(boot.doors, Arc::clone(&desk))),
@@ -133,6 +141,9 @@ async fn live(boot: Boot) -> io::Result<(AccessLog, Ended)> {
     for doer in doers {
         doer.abort();
         let _ = doer.await; // until it is dropped: then the admin socket is gone from the file system
+    }
+    if ended.1.by != EndedBy::Interrupted {
+        home.rest(CHECKS_WITHIN).await;
     }
     Ok(ended)
 }

@@ -30,8 +30,13 @@ pub struct Reloader {
 
 impl Reloader {
     /// Takes over the prober, which follows every reload; it begins to check at once.
-    pub fn new(desk: Arc<Desk>, notifier: Arc<Notifier>, loader: Option<Loader>, plan: Plan) -> Self {
-        let mut prober = Prober::new(Arc::clone(&desk));
+    pub fn new(
+        desk: Arc<Desk>,
+        mut prober: Prober,
+        notifier: Arc<Notifier>,
+        loader: Option<Loader>,
+        plan: Plan,
+    ) -> Self {
         prober.follow();
         let loader = loader.map(|loader| Arc::new(Mutex::new(loader)));
         Reloader { desk, prober, notifier, loader, plan }
@@ -133,10 +138,12 @@ mod tests {
     use super::*;
     use crate::config::plan::{Auto, Level};
     use crate::control::fixture::{desk_of, plan_of, scratch, server};
+    use crate::control::prober::Home;
 
     fn reloader(plan: &Plan, loader: impl Fn() -> Result<Plan, String> + Send + 'static) -> Reloader {
-        let notifier = Arc::new(Notifier::default());
-        Reloader::new(desk_of(plan), notifier, Some(Box::new(loader)), plan.clone())
+        let (desk, notifier) = (desk_of(plan), Arc::new(Notifier::default()));
+        let prober = Prober::new(Arc::clone(&desk), &Home::here());
+        Reloader::new(desk, prober, notifier, Some(Box::new(loader)), plan.clone())
     }
 
     #[tokio::test]
@@ -195,8 +202,9 @@ mod tests {
     async fn without_a_file_a_reload_says_so_and_during_a_drain_it_is_ignored() {
         let plan = plan_of("api", &["a"]);
         let desk = desk_of(&plan);
-        let mut reloader =
-            Reloader::new(Arc::clone(&desk), Arc::new(Notifier::default()), None, plan.clone());
+        let (prober, notifier) =
+            (Prober::new(Arc::clone(&desk), &Home::here()), Arc::new(Notifier::default()));
+        let mut reloader = Reloader::new(Arc::clone(&desk), prober, notifier, None, plan.clone());
         reloader.reload().await;
         assert!(desk.last_reload().expect("remembered").message.starts_with("there is no file"));
         let same = plan.clone();

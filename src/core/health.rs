@@ -48,6 +48,11 @@ impl Health {
         self.state
     }
 
+    /// Whether results speak against the state, and not yet enough of them to turn it.
+    pub fn is_changing(&self) -> bool {
+        self.against > 0
+    }
+
     /// Takes the result of one check. The new state, if this result changed it.
     pub fn on_result(&mut self, ok: bool) -> Option<State> {
         let (seen, needed) = if ok { (State::Up, self.rise) } else { (State::Down, self.fall) };
@@ -114,6 +119,16 @@ mod tests {
         assert_eq!(seen, [None; 5]);
         assert_eq!(health.on_result(false), Some(State::Down));
         assert_eq!(changes(&mut health, &[true, false, true, true]), [None, None, None, Some(State::Up)]);
+    }
+
+    #[test]
+    fn a_state_is_changing_from_the_first_result_against_it_to_the_verdict() {
+        let mut health = Health::new(2, 2);
+        let told = [true, false, true, false, false, true, false, true, true].map(|ok| {
+            health.on_result(ok);
+            health.is_changing()
+        });
+        assert_eq!(told, [false, true, false, true, false, true, false, true, false]);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 pub mod http; // answers of HTTP/1.x, and the request for one
 pub mod mysql; // MySQL and MariaDB: greeting, login, one question
 pub mod postgres; // messages of version 3.0, and the login
+pub mod proxy_header; // a connection of our own, to a server that requires the header
 pub mod scram; // SCRAM-SHA-256: proves a password without telling it
 mod md5; // for logins that are older than SCRAM
 pub mod smtp; // replies, EHLO, QUIT

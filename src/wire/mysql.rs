@@ -21,6 +21,7 @@ const SALT_BYTES: usize = 20;
 
 const LONG_PASSWORD: u32 = 1;
 const PROTOCOL_41: u32 = 1 << 9;
+const TLS: u32 = 1 << 11;
 const TRANSACTIONS: u32 = 1 << 13;
 const SECURE_CONNECTION: u32 = 1 << 15;
 const PLUGIN_AUTH: u32 = 1 << 19;
@@ -50,6 +51,7 @@ pub struct Greeting {
     pub salt: Vec<u8>,
     /// How it would have us log in.
     pub plugin: String,
+    pub has_tls: bool,
 }
 
 /// An error as clients see it, such as 1040, "Too many connections".
@@ -98,7 +100,8 @@ fn parse_greeting(rest: &[u8]) -> Option<Greeting> {
     let (second, rest) = rest.split_at_checked(SALT_BYTES - 8)?;
     let name = rest.get(1..).unwrap_or_default(); // behind a zero
     let plugin = if capabilities & PLUGIN_AUTH == 0 { NATIVE.into() } else { until_zero(name) };
-    Some(Greeting { salt: [first, second].concat(), plugin })
+    let has_tls = capabilities & TLS != 0;
+    Some(Greeting { salt: [first, second].concat(), plugin, has_tls })
 }
 
 /// Reads a payload of the login, or the first of the answer to a command.
@@ -132,13 +135,25 @@ fn until_zero(bytes: &[u8]) -> String {
     String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
 
-/// The answer to the greeting.
-pub fn login(sequence: u8, user: &str, plugin: &str, proof: &[u8]) -> Vec<u8> {
+/// The answer to the greeting of a server with which TLS begins at once; the login comes after it.
+pub fn tls_request(sequence: u8) -> Vec<u8> {
+    framed(sequence, &hello(true))
+}
+
+/// What a login begins with.
+fn hello(is_tls: bool) -> Vec<u8> {
     let capabilities = LONG_PASSWORD | PROTOCOL_41 | TRANSACTIONS | SECURE_CONNECTION | PLUGIN_AUTH;
+    let capabilities = if is_tls { capabilities | TLS } else { capabilities };
     let mut payload = capabilities.to_le_bytes().to_vec();
     payload.extend_from_slice(&(PACKET_MAX as u32).to_le_bytes());
     payload.push(CHARSET);
     payload.extend_from_slice(&[0; 23]);
+    payload
+}
+
+/// The answer to the greeting; within TLS, `is_tls`.
+pub fn login(sequence: u8, user: &str, plugin: &str, proof: &[u8], is_tls: bool) -> Vec<u8> {
+    let mut payload = hello(is_tls);
     payload.extend_from_slice(user.as_bytes());
     payload.push(0);
     payload.push(proof.len() as u8); // 0, 20 or 32
@@ -155,6 +170,11 @@ pub fn proof_alone(sequence: u8, proof: &[u8]) -> Vec<u8> {
         return framed(sequence, &[0]);
     }
     framed(sequence, proof)
+}
+
+/// The whole password, for [`Answer::More`] of 4. For a server that has proven who it is, within TLS.
+pub fn password(sequence: u8, password: &str) -> Vec<u8> {
+    framed(sequence, &[password.as_bytes(), &[0]].concat())
 }
 
 pub fn query(sql: &str) -> Vec<u8> {
@@ -236,7 +256,8 @@ mod tests {
         let bytes = greeting_bytes();
         let ((sequence, payload), used) = packet(&bytes).expect("a packet");
         assert_eq!((sequence, used), (0, bytes.len()));
-        let expected = Greeting { salt: b"abcdefghijklmnopqrst".to_vec(), plugin: NATIVE.into() };
+        let expected =
+            Greeting { salt: b"abcdefghijklmnopqrst".to_vec(), plugin: NATIVE.into(), has_tls: false };
         assert_eq!(greeting(payload), Ok(expected));
     }
 
@@ -263,10 +284,13 @@ mod tests {
 
     #[test]
     fn a_login_is_as_long_as_its_parts() {
-        let login = login(1, "tidegate", NATIVE, &[7; 20]);
+        let login = login(1, "tidegate", NATIVE, &[7; 20], false);
         assert_eq!(login.len(), 4 + 32 + 9 + 21 + 22);
         assert_eq!(login[..4], [84, 0, 0, 1]);
         assert_eq!(query("SELECT 1"), b"\x09\0\0\0\x03SELECT 1");
+        let tls = tls_request(1);
+        assert_eq!((&tls[..4], tls[4..8].to_vec()), (&[32, 0, 0, 1][..], vec![1, 0xaa, 8, 0]));
+        assert_eq!(password(5, "secret"), b"\x07\0\0\x05secret\0");
     }
 
     /// A proof undoes to SHA1(password), of which the server keeps the hash.

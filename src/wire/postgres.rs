@@ -9,6 +9,9 @@ use super::{Halt, Parsed};
 /// The goodbye. Without it the server's log tells of an "unexpected EOF on client connection".
 pub const TERMINATE: &[u8] = b"X\x00\x00\x00\x04";
 
+/// Asks for TLS before anything else is said. A length, and a version that never was (80877103).
+pub const TLS_REQUEST: &[u8] = b"\x00\x00\x00\x08\x04\xd2\x16\x2f";
+
 /// Of what a login and one row consist, nothing comes near this.
 const MESSAGE_MAX: usize = 32 * 1024;
 
@@ -26,6 +29,21 @@ pub fn startup(user: &str, database: &str) -> Vec<u8> {
 
 pub fn query(sql: &str) -> Vec<u8> {
     message(b'Q', format!("{sql}\0").as_bytes())
+}
+
+/// The answer to [`TLS_REQUEST`]: one letter.
+pub fn has_tls(bytes: &[u8]) -> Parsed<bool> {
+    match bytes.first() {
+        Some(b'S') => Ok((true, 1)),
+        Some(b'N') => Ok((false, 1)),
+        Some(_) => Err(Halt::Malformed("speaks no PostgreSQL")),
+        None => Err(Halt::NeedMore),
+    }
+}
+
+/// The answer to [`Login::Cleartext`].
+pub fn password(password: &str) -> Vec<u8> {
+    message(b'p', format!("{password}\0").as_bytes())
 }
 
 /// The answer to [`Login::Md5`].

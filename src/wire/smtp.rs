@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use super::{Halt, Parsed, line};
 
 pub const QUIT: &[u8] = b"QUIT\r\n";
+/// RFC 3207. What follows its answer is a TLS handshake.
+pub const STARTTLS: &[u8] = b"STARTTLS\r\n";
 
 /// RFC 5321, section 4.5.3.1.5, allows 512; some servers say more.
 const LINE_MAX: usize = 2048;

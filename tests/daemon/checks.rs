@@ -2,17 +2,20 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::peers::config;
 use crate::support::{Daemon, PATIENCE, eventually, listen};
 
 /// A server that does the same to each connection, and notes how it ended.
-struct Scripted {
-    address: SocketAddr,
+pub struct Scripted {
+    pub address: SocketAddr,
     ends: Arc<Mutex<Vec<End>>>,
 }
 
@@ -25,7 +28,7 @@ struct End {
 
 impl Scripted {
     /// Its thread lives as long as the test's process.
-    fn start(act: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> Scripted {
+    pub fn start(act: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> Scripted {
         let listener: TcpListener = listen((Ipv4Addr::LOCALHOST, 0));
         let address = listener.local_addr().unwrap();
         let ends = Arc::new(Mutex::new(Vec::new()));
@@ -70,7 +73,7 @@ fn watch(server: &Scripted, check: &str) -> Daemon {
 
 /// Waits until the server has that state, and gives the message of its last check.
 #[track_caller]
-fn message_when(daemon: &Daemon, state: &str) -> String {
+pub fn message_when(daemon: &Daemon, state: &str) -> String {
     eventually(&format!("the server to be {state}"), PATIENCE, || {
         let servers: Value = serde_json::from_str(&daemon.http_get("/api/v1/servers").body).unwrap();
         let server = servers[0].clone();
@@ -182,4 +185,76 @@ fn a_bare_connection_is_left_without_a_reset_though_the_server_speaks_first() {
     let daemon = watch(&server, "");
     assert_eq!(message_when(&daemon, "up"), "ok");
     assert!(server.ends(10).iter().all(|end| end.is_clean && end.heard.is_empty()));
+}
+
+#[test]
+fn a_server_that_requires_a_proxy_header_gets_it_before_anything_else() {
+    let headers: [(&str, &'static [u8]); 2] =
+        [("v1", b"PROXY UNKNOWN\r\n"), ("v2", b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0")];
+    for (version, header) in headers {
+        let server = Scripted::start(|_| {});
+        let proxy = format!("send_proxy = \"{version}\"\n");
+        let daemon = watch(&server, &proxy);
+        assert_eq!(message_when(&daemon, "up"), "ok");
+        assert!(server.ends(3).iter().all(|end| end.is_clean && end.heard == header));
+        let daemon = watch(&server, &format!("{proxy}type = \"tls\"\ntimeout = \"200ms\"\n"));
+        message_when(&daemon, "down");
+        let hello = [header, b"\x16\x03\x01"].concat();
+        let is_hello = |end: &End| end.heard.starts_with(&hello);
+        eventually("a TLS hello behind the header", PATIENCE, || {
+            server.ends(1).iter().any(is_hello).then_some(())
+        });
+    }
+}
+
+/// A server that answers PING when it is told to, and a check that waits for it.
+fn a_check_under_way() -> (Scripted, Arc<AtomicBool>, Daemon) {
+    let may_answer = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&may_answer);
+    let asked = Arc::new(AtomicBool::new(false));
+    let noted = Arc::clone(&asked);
+    let server = Scripted::start(move |stream| {
+        stream.read_exact(&mut [0; 14]).unwrap(); // PING
+        noted.store(true, Ordering::SeqCst);
+        eventually("the word to answer", PATIENCE, || told.load(Ordering::SeqCst).then_some(()));
+        stream.write_all(b"+PONG\r\n").unwrap();
+    });
+    let daemon = watch(&server, "type = \"redis\"\n");
+    eventually("a check to be under way", PATIENCE, || asked.load(Ordering::SeqCst).then_some(()));
+    (server, may_answer, daemon)
+}
+
+const QUIT: &[u8] = b"*1\r\n$4\r\nQUIT\r\n";
+
+#[test]
+fn a_check_that_a_reload_does_away_with_ends_in_good_order() {
+    let (server, may_answer, mut daemon) = a_check_under_way();
+    let text = std::fs::read_to_string(daemon.config_path()).unwrap();
+    let (before, check) = text.split_once("[pool.p.health_check]").unwrap();
+    let rest = check.split_once("\n[").map(|(_, rest)| format!("[{rest}")).unwrap_or_default();
+    std::fs::write(daemon.config_path(), format!("{before}{rest}")).unwrap();
+    daemon.signal(Signal::SIGHUP);
+    eventually("the reload that ends it", PATIENCE, || {
+        (daemon.metric("tidegate_config_generation", &[]) == 2.0).then_some(())
+    });
+    may_answer.store(true, Ordering::SeqCst);
+    let end = &server.ends(1)[0];
+    assert!(end.is_clean && end.heard == QUIT, "{end:?}");
+}
+
+#[test]
+fn a_check_under_way_at_the_end_takes_its_leave() {
+    let (server, may_answer, mut daemon) = a_check_under_way();
+    daemon.signal(Signal::SIGTERM);
+    may_answer.store(true, Ordering::SeqCst);
+    assert_eq!(daemon.wait().0, Some(0));
+    let end = &server.ends(1)[0];
+    assert!(end.is_clean && end.heard == QUIT, "{end:?}");
+}
+
+#[test]
+fn a_check_that_hangs_holds_up_no_exit() {
+    let (_server, _never, mut daemon) = a_check_under_way();
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait_within(Duration::from_secs(5)).0, Some(0)); // its timeout is as long
 }

@@ -14,6 +14,7 @@ mod fallback_pool; // another pool's servers, when one has none left
 mod limits; // never more than N
 mod losses; // some servers are lost while others serve
 mod observe; // what operators see
+mod pace; // how often servers are asked, and for whom
 mod peers; // scripted servers and clients
 mod queue; // clients that wait for a server
 mod reload; // SIGHUP

@@ -10,6 +10,7 @@ mod support;
 
 mod rig; // two servers behind Tidegate, and what every scenario asks of it afterwards
 
+mod authority; // certificates for servers
 mod mariadb;
 mod nginx;
 mod postgres;

@@ -11,7 +11,7 @@ use crate::support::record::word;
 
 pub struct Redis {
     pub port: u16,
-    _process: Proc,
+    process: Proc,
     _dir: TempDir,
 }
 
@@ -39,7 +39,12 @@ impl Redis {
         let spec = Spec { name: "redis".into(), command, user: None, end: Signal::SIGTERM };
         let mut process = Proc::start(&spec, dir.path()).expect("redis-server starts");
         wait_for_port(port, || process.try_wait().is_none());
-        Redis { port, _process: process, _dir: dir }
+        Redis { port, process, _dir: dir }
+    }
+
+    /// What it has to say: Redis logs to stdout.
+    pub fn log(&self) -> String {
+        self.process.stdout()
     }
 
     /// What a command prints.

@@ -3,21 +3,25 @@
 
 use super::leaf::{self, Span};
 use super::section::{Field, Section};
-use super::{keys, probe};
+use super::{keys, probe, tls};
 use crate::config::mistake::{Code, Mistake, Mistakes};
-use crate::config::plan::HealthCheck;
+use crate::config::plan::{HealthCheck, Http, Probe, SendProxy, Tls};
 
 /// Results in a row; beyond, a server would hardly ever change its state.
 const ROW_MAX: i64 = 1000;
+
+/// What others call the versions of the PROXY protocol.
+const FOREIGN_PROXY: &[(&str, &str)] =
+    &[("1", "v1"), ("2", "v2"), ("on", "v1"), ("send-proxy", "v1"), ("send-proxy-v2", "v2"), ("none", "off")];
 
 pub fn health_check(pool: &str, field: Field<'_>, found: &mut Mistakes) -> Option<HealthCheck> {
     let table = leaf::table(field, "a table such as { type = \"tcp\" }", found)?;
     let section = Section::read(format!("pool.{pool}.health_check"), table, &keys::HEALTH_CHECK, found);
     let mut check = HealthCheck::default();
-    check.probe = probe::probe(&section, found).unwrap_or(check.probe);
-    if let Some(field) = section.get("interval") {
-        check.interval = leaf::duration(field, Span::Positive, found).unwrap_or(check.interval);
-    }
+    let probe = probe::probe(&section, found);
+    check.tls = tls(&section, probe.as_ref(), found);
+    check.probe = probe.unwrap_or(check.probe);
+    intervals(&section, &mut check, found);
     if let Some(field) = section.get("timeout") {
         check.timeout = leaf::duration(field, Span::Positive, found).unwrap_or(check.timeout);
     }
@@ -29,8 +33,50 @@ pub fn health_check(pool: &str, field: Field<'_>, found: &mut Mistakes) -> Optio
     if let Some(field) = section.get("port") {
         check.port = leaf::number(field, 1, 65_535, found).and_then(|port| u16::try_from(port).ok());
     }
+    if let Some(field) = section.get("send_proxy") {
+        let read = leaf::word(field, SendProxy::ALL, SendProxy::word, FOREIGN_PROXY, found);
+        check.send_proxy = read.unwrap_or(check.send_proxy);
+    }
     check_pace(&section, &check, found);
     Some(check)
+}
+
+/// What is written, and for the states of which nothing is written what is written for servers that are up.
+fn intervals(section: &Section<'_>, check: &mut HealthCheck, found: &mut Mistakes) {
+    let mut read = |key, default| {
+        let read = section.get(key).and_then(|field| leaf::duration(field, Span::Positive, found));
+        read.unwrap_or(default)
+    };
+    check.interval = read("interval", check.interval);
+    check.interval_down = read("interval_down", check.interval);
+    check.interval_changing = read("interval_changing", check.interval);
+}
+
+/// Without a probe a mistake has been found, and whether the key has an effect is not known.
+fn tls(section: &Section<'_>, probe: Option<&Probe>, found: &mut Mistakes) -> Option<Tls> {
+    let mut tls = section.get("tls").and_then(|field| tls::tls(field, found));
+    let probe = probe?;
+    if let (Some(tls), Probe::Http(Http { host: Some(host), .. })) = (&mut tls, probe) {
+        tls.sni = tls.sni.take().or_else(|| tls::name_in(host));
+    }
+    let no_effect = |field: Field<'_>, label: &str| {
+        let message = format!("`{}` has no effect", field.key);
+        Mistake::new(Code::NoEffect, field.value.span.clone(), message).label(label)
+    };
+    match (probe, section.get("tls"), section.get("starttls")) {
+        (Probe::Tcp, Some(field), _) => {
+            let mistake = no_effect(field, "a check of type \"tcp\" says nothing");
+            found.add(mistake.help("for a TLS handshake and no more, set `type = \"tls\"`"));
+            None
+        }
+        (Probe::Tls, ..) => Some(tls.unwrap_or_default()),
+        (Probe::Smtp(_), None, Some(field)) => {
+            let help = "add `tls = { verify = \"system\" }`: it says who the server must prove to be";
+            found.add(no_effect(field, "without `tls` there is none to start").help(help));
+            None
+        }
+        _ => tls,
+    }
 }
 
 fn in_a_row(section: &Section<'_>, key: &'static str, found: &mut Mistakes) -> Option<u32> {
@@ -39,14 +85,21 @@ fn in_a_row(section: &Section<'_>, key: &'static str, found: &mut Mistakes) -> O
 }
 
 fn check_pace(section: &Section<'_>, check: &HealthCheck, found: &mut Mistakes) {
-    let written = section.get("timeout").or_else(|| section.get("interval"));
-    if let Some(field) = written.filter(|_| check.timeout > check.interval) {
+    let intervals = [
+        ("interval", check.interval),
+        ("interval_down", check.interval_down),
+        ("interval_changing", check.interval_changing),
+    ];
+    // One that is not written has the length of one that is, which comes first.
+    let Some((key, shortest)) = intervals.into_iter().min_by_key(|(_, interval)| *interval) else { return };
+    let written = section.get("timeout").or_else(|| section.get(key));
+    if let Some(field) = written.filter(|_| check.timeout > shortest) {
         let message = "a health check may take longer than the time between two checks";
-        let (timeout, interval) = (check.timeout, check.interval);
+        let timeout = check.timeout;
         found.add(
             Mistake::new(Code::SlowCheck, field.value.span.clone(), message)
-                .label(format!("timeout {timeout:?}, interval {interval:?}"))
-                .help("let `timeout` be no longer than `interval`"),
+                .label(format!("timeout {timeout:?}, {key} {shortest:?}"))
+                .help(format!("let `timeout` be no longer than `{key}`")),
         );
     }
 }

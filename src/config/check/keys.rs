@@ -275,11 +275,31 @@ pub const SERVER: Keys = Keys {
     ],
 };
 
+pub const TLS: Keys = Keys {
+    header: "tls",
+    names: &["verify", "sni"],
+    foreign: &[
+        ("ca", "verify"),
+        ("ca_file", "verify"),
+        ("cafile", "verify"),
+        ("ca_certificate", "verify"),
+        ("trusted_certificate", "verify"),
+        ("trusted_ca", "verify"),
+        ("root_ca", "verify"),
+        ("check_sni", "sni"),
+        ("name", "sni"),
+        ("server_name", "sni"),
+        ("servername", "sni"),
+    ],
+};
+
 pub const HEALTH_CHECK: Keys = Keys {
     header: "[pool.NAME.health_check]",
     names: &[
         "type",
         "interval",
+        "interval_down",
+        "interval_changing",
         "timeout",
         "rise",
         "fall",
@@ -298,9 +318,18 @@ pub const HEALTH_CHECK: Keys = Keys {
         "password_file",
         "database",
         "steps",
+        "tls",
+        "starttls",
+        "send_proxy",
     ],
     foreign: &[
         ("inter", "interval"),
+        ("downinter", "interval_down"),
+        ("unhealthy_interval", "interval_down"),
+        ("unhealthyinterval", "interval_down"),
+        ("fastinter", "interval_changing"),
+        ("unhealthy_edge_interval", "interval_changing"),
+        ("healthy_edge_interval", "interval_changing"),
         ("period", "interval"),
         ("healthy_threshold", "rise"),
         ("passes", "rise"),
@@ -317,6 +346,12 @@ pub const HEALTH_CHECK: Keys = Keys {
         ("maximum_lag_on_failover", "max_lag"),
         ("wsrep", "galera"),
         ("available_when_donor", "galera"),
+        ("check_send_proxy", "send_proxy"),
+        ("send_proxy_v2", "send_proxy"),
+        ("proxy_protocol", "send_proxy"),
+        ("accept_proxy", "send_proxy"),
+        ("check_ssl", "tls"),
+        ("ssl", "tls"),
         ("auth_pass", "password_file"),
         ("password", "password_file"),
     ],
@@ -381,7 +416,7 @@ pub const TABLES: [&Keys; 11] = [
 ];
 
 /// Every kind of table, in the order of the reference.
-pub const ALL: [&Keys; 18] = [
+pub const ALL: [&Keys; 19] = [
     &ROOT,
     &PROCESS,
     &ADMIN,
@@ -398,6 +433,7 @@ pub const ALL: [&Keys; 18] = [
     &SERVER,
     &HEALTH_CHECK,
     &STEP,
+    &TLS,
     &OUTLIER_DETECTION,
     &CIRCUIT_BREAKER,
 ];

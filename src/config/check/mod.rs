@@ -19,6 +19,7 @@ mod prefix; // a network of addresses
 mod survival; // what a pool does about servers that fail
 mod probe; // and what it asks
 mod process; // [process], [admin], [log]
+mod tls; // who a server must prove to be
 mod steps; // of a check in the operator's own words
 mod fallback; // from pool to pool, without coming back
 mod section; // one table under its rules // what must fit together: pools, ports, loops

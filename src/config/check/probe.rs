@@ -10,7 +10,9 @@ use super::section::{Field, Section, listed};
 use super::steps::steps;
 use crate::config::file::{Kind, Value};
 use crate::config::mistake::{Code, Mistake, Mistakes, quoted};
-use crate::config::plan::{CheckKind, Galera, Http, Method, Mysql, Postgres, Probe, Redis, Role, Statuses};
+use crate::config::plan::{
+    CheckKind, Galera, Http, Method, Mysql, Postgres, Probe, Redis, Role, Smtp, Statuses,
+};
 
 /// Room for any path or text that an answer is known by; what is longer is a slip.
 const TEXT_MAX: usize = 256;
@@ -20,6 +22,9 @@ const FOREIGN_KIND: &[(&str, &str)] = &[
     ("httpchk", "http"),
     ("option-httpchk", "http"),
     ("connect", "tcp"),
+    ("ssl", "tls"),
+    ("ssl-hello-chk", "tls"),
+    ("https", "http"),
     ("tcp-check", "send-expect"),
     ("smtpchk", "smtp"),
     ("mariadb", "mysql"),
@@ -45,6 +50,7 @@ const OWN_KEYS: &[(&str, &[CheckKind])] = &[
     ("password_file", &[CheckKind::Postgres, CheckKind::Mysql, CheckKind::Redis]),
     ("steps", &[CheckKind::SendExpect]),
     ("database", &[CheckKind::Postgres]),
+    ("starttls", &[CheckKind::Smtp]),
 ];
 
 /// Nothing where `type` is none, or where what it needs is missing: then a mistake says so.
@@ -57,7 +63,8 @@ pub fn probe(section: &Section<'_>, found: &mut Mistakes) -> Option<Probe> {
     match kind {
         CheckKind::Tcp => Some(Probe::Tcp),
         CheckKind::SendExpect => steps(section, found).map(Probe::SendExpect),
-        CheckKind::Smtp => Some(Probe::Smtp),
+        CheckKind::Tls => Some(Probe::Tls),
+        CheckKind::Smtp => Some(Probe::Smtp(smtp(section, found))),
         CheckKind::Http => Some(Probe::Http(http(section, found))),
         CheckKind::Postgres => postgres(section, found).map(Probe::Postgres),
         CheckKind::Mysql => mysql(section, found).map(Probe::Mysql),
@@ -106,6 +113,12 @@ fn mysql(section: &Section<'_>, found: &mut Mistakes) -> Option<Mysql> {
     };
     check_user(section, found);
     mysql.login.user.is_some().then_some(mysql)
+}
+
+fn smtp(section: &Section<'_>, found: &mut Mistakes) -> Smtp {
+    let starttls = section.get("starttls").and_then(|field| leaf::boolean(field, found));
+    // Without TLS there is none to start: see `health_check.rs`.
+    Smtp { starttls: starttls.unwrap_or_default() && section.get("tls").is_some() }
 }
 
 fn check_user(section: &Section<'_>, found: &mut Mistakes) {

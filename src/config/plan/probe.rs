@@ -11,6 +11,7 @@ words! {
     /// `type`: the protocol that a check speaks.
     CheckKind {
         Tcp = "tcp",
+        Tls = "tls",
         Http = "http",
         SendExpect = "send-expect",
         Postgres = "postgres",
@@ -20,30 +21,42 @@ words! {
     }
 }
 
+words! {
+    /// `send_proxy`: the PROXY header that a check begins with, which says that nobody stands behind it.
+    SendProxy {
+        Off = "off",
+        V1 = "v1",
+        V2 = "v2",
+    }
+}
+
 /// One kind of check with all that it needs.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Probe {
     /// Connects and takes leave.
     Tcp,
+    /// Connects, shakes hands, and takes leave. Its check has a [`super::Tls`].
+    Tls,
     Http(Http),
     /// At least one step.
     SendExpect(Vec<Step>),
     Postgres(Postgres),
     Mysql(Mysql),
     Redis(Redis),
-    Smtp,
+    Smtp(Smtp),
 }
 
 impl Probe {
     pub fn kind(&self) -> CheckKind {
         match self {
             Probe::Tcp => CheckKind::Tcp,
+            Probe::Tls => CheckKind::Tls,
             Probe::Http(_) => CheckKind::Http,
             Probe::Postgres(_) => CheckKind::Postgres,
             Probe::Mysql(_) => CheckKind::Mysql,
             Probe::Redis(_) => CheckKind::Redis,
             Probe::SendExpect(_) => CheckKind::SendExpect,
-            Probe::Smtp => CheckKind::Smtp,
+            Probe::Smtp(_) => CheckKind::Smtp,
         }
     }
 }
@@ -53,8 +66,9 @@ impl From<CheckKind> for Probe {
     fn from(kind: CheckKind) -> Self {
         match kind {
             CheckKind::Tcp => Probe::Tcp,
+            CheckKind::Tls => Probe::Tls,
             CheckKind::SendExpect => Probe::SendExpect(Vec::new()),
-            CheckKind::Smtp => Probe::Smtp,
+            CheckKind::Smtp => Probe::Smtp(Smtp::default()),
             CheckKind::Http => Probe::Http(Http::default()),
             CheckKind::Postgres => Probe::Postgres(Postgres::default()),
             CheckKind::Mysql => Probe::Mysql(Mysql::default()),
@@ -147,6 +161,13 @@ pub struct Redis {
     pub login: Login,
     /// `None`: either.
     pub role: Option<Role>,
+}
+
+/// `type = "smtp"`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Smtp {
+    /// TLS begins when the server has been asked for it, and not with the connection.
+    pub starttls: bool,
 }
 
 words! {

@@ -1,16 +1,30 @@
 //! What a health check asks, as keys of its table; `type` is written already.
 
 use super::{Out, length, text};
-use crate::config::plan::{Galera, Http, Login, Mysql, Postgres, Probe, Redis, Role, Step};
+use crate::config::plan::{Galera, Http, Login, Mysql, Postgres, Probe, Redis, Role, Step, Tls, Verify};
 
 pub(super) fn probe(probe: &Probe, out: &mut Out) {
     match probe {
-        Probe::Tcp | Probe::Smtp => {}
+        Probe::Tcp | Probe::Tls => {}
+        Probe::Smtp(it) => out.unless("starttls", &it.starttls, &false, bool::to_string),
         Probe::SendExpect(it) => steps(it, out),
         Probe::Http(it) => http(it, out),
         Probe::Postgres(it) => postgres(it, out),
         Probe::Mysql(it) => mysql(it, out),
         Probe::Redis(it) => redis(it, out),
+    }
+}
+
+/// As a table on one line.
+pub(super) fn tls(tls: &Tls) -> String {
+    let verify = match &tls.verify {
+        Verify::System => text("system"),
+        Verify::Off => text("off"),
+        Verify::Authorities(authorities) => text(&authorities.file.to_string_lossy()),
+    };
+    match &tls.sni {
+        Some(sni) => format!("{{ verify = {verify}, sni = {} }}", text(sni)),
+        None => format!("{{ verify = {verify} }}"),
     }
 }
 
@@ -91,18 +105,38 @@ pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::plan::{Method, Statuses};
+    use crate::config::plan::{CheckKind, Method, Smtp, Statuses};
 
     pub fn any_probe() -> impl Strategy<Value = Probe> {
         prop_oneof![
             Just(Probe::Tcp),
-            Just(Probe::Smtp),
+            Just(Probe::Tls),
+            Just(Probe::Smtp(Smtp { starttls: false })),
             prop::collection::vec(step(), 1..4).prop_map(Probe::SendExpect),
             http().prop_map(Probe::Http),
             redis().prop_map(Probe::Redis),
             postgres().prop_map(Probe::Postgres),
             mysql().prop_map(Probe::Mysql)
         ]
+    }
+
+    /// As fits that probe: a handshake needs it, and a bare connection has none.
+    pub fn any_tls(probe: &Probe) -> impl Strategy<Value = Option<Tls>> + use<> {
+        let tls = |verify: bool, sni: Option<String>| {
+            let verify = if verify { Verify::System } else { Verify::Off };
+            Some(Tls { verify, sni })
+        };
+        let plain = probe.kind();
+        // The name of a Host header stands in for one that is not written.
+        let host = matches!(probe, Probe::Http(http) if http.host.is_some());
+        (any::<bool>(), any::<bool>(), prop::option::of("[a-z]{1,10}\\.example")).prop_map(
+            move |(has_tls, verify, sni)| match plain {
+                CheckKind::Tcp => None,
+                CheckKind::Tls => tls(verify, sni),
+                _ if host => tls(verify, Some(sni.unwrap_or_else(|| "a.example".into()))).filter(|_| has_tls),
+                _ => tls(verify, sni).filter(|_| has_tls),
+            },
+        )
     }
 
     fn words() -> impl Strategy<Value = String> {

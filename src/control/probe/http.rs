@@ -7,7 +7,7 @@ use crate::wire::{find, http, printable};
 pub async fn ask(line: &mut Line, http: &Http) -> Result<(), Fault> {
     let host = match &http.host {
         Some(host) => host.clone(),
-        None => line.peer()?.to_string(),
+        None => line.peer().to_string(),
     };
     line.say(&http::request(http.method.word(), &http.path, &host)).await?;
     let mut answer = http::Answer::to(http.method.word());

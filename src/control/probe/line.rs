@@ -5,6 +5,7 @@
 //! says at the end, ends our direction, and hears the server out for a while.
 
 use std::io;
+use std::mem;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::tls;
 use crate::control::checks::Found;
 use crate::wire::{Halt, Parsed};
 
@@ -27,13 +29,24 @@ const LEAVE_WITHIN: Duration = Duration::from_millis(500);
 const THROWN_AWAY_MAX: usize = 1024 * 1024;
 
 pub struct Line {
-    stream: TcpStream,
+    stream: Stream,
+    peer: SocketAddr,
+    local: SocketAddr,
+    /// How TLS is to be spoken, where it is.
+    tls: Option<tls::Client>,
     /// Read, and not yet taken.
     heard: Vec<u8>,
     /// Bytes that may still be read.
     budget: usize,
     awaited: &'static str,
     goodbye: &'static [u8],
+}
+
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<tls::TlsStream>),
+    /// Lost in a TLS handshake that came to no end.
+    Gone,
 }
 
 /// Why a check is not passed.
@@ -53,6 +66,9 @@ impl Fault {
 
 impl From<io::Error> for Fault {
     fn from(error: io::Error) -> Self {
+        if let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            return Fault::Theirs(tls::said(error));
+        }
         if is_ours(&error) { Fault::Ours(plain(&error)) } else { Fault::Theirs(plain(&error)) }
     }
 }
@@ -67,23 +83,67 @@ impl From<Fault> for Found {
 }
 
 impl Line {
-    pub async fn open(target: SocketAddr) -> Result<Line, Fault> {
+    /// In clear, for now; see [`Line::secure`].
+    pub async fn open(target: SocketAddr, tls: Option<&tls::Client>) -> Result<Line, Fault> {
         let stream = TcpStream::connect(target).await?;
+        let (local, peer) = (stream.local_addr()?, stream.peer_addr()?);
         // On loopback a connect to a free port of the ephemeral range can meet itself: TCP allows
         // both ends to be one socket. Nobody listens there.
-        if stream.local_addr()? == stream.peer_addr()? {
+        if local == peer {
             return Err(io::Error::from(io::ErrorKind::ConnectionRefused).into());
         }
         let _ = stream.set_nodelay(true); // at worst the answer comes later
-        Ok(Line { stream, heard: Vec::new(), budget: HEARD_MAX, awaited: "answer", goodbye: b"" })
+        Ok(Line {
+            stream: Stream::Plain(stream),
+            peer,
+            local,
+            tls: tls.cloned(),
+            heard: Vec::new(),
+            budget: HEARD_MAX,
+            awaited: "answer",
+            goodbye: b"",
+        })
     }
 
-    pub fn peer(&self) -> io::Result<SocketAddr> {
-        self.stream.peer_addr()
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
     }
 
-    pub fn local(&self) -> io::Result<SocketAddr> {
-        self.stream.local_addr()
+    pub fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Whether TLS is to be spoken.
+    pub fn wants_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Whether a secret may be said in clear words: nobody listens in, and the server has proven
+    /// who it is.
+    pub fn is_private(&self) -> bool {
+        matches!(self.stream, Stream::Tls(_)) && self.tls.as_ref().is_some_and(tls::Client::verifies)
+    }
+
+    /// From here on TLS, where it is wanted.
+    pub async fn secure(&mut self) -> Result<(), Fault> {
+        let Some(tls) = &self.tls else { return Ok(()) };
+        if !self.heard.is_empty() {
+            // Whoever sits in between may have said it, to be taken for the server's own words.
+            return Err(Fault::theirs("said more than was asked before TLS began"));
+        }
+        self.awaited = "end of the TLS handshake";
+        let Stream::Plain(stream) = mem::replace(&mut self.stream, Stream::Gone) else {
+            return Err(Fault::theirs("speaks TLS already"));
+        };
+        match tls.shake_hands(stream).await {
+            Ok(stream) => self.stream = Stream::Tls(stream),
+            Err((fault, stream)) => {
+                self.stream = Stream::Plain(stream);
+                self.goodbye = b"";
+                return Err(fault);
+            }
+        }
+        Ok(())
     }
 
     /// What was waited for last, as in "no answer to PING within 1s".
@@ -97,7 +157,7 @@ impl Line {
     }
 
     pub async fn say(&mut self, bytes: &[u8]) -> Result<(), Fault> {
-        Ok(self.stream.write_all(bytes).await?)
+        Ok(self.stream.write(bytes).await?)
     }
 
     /// Hears what `parse` finds; `what` is its name, such as "answer to PING".
@@ -150,7 +210,7 @@ impl Line {
     }
 
     async fn hear_out(&mut self) -> io::Result<()> {
-        self.stream.write_all(self.goodbye).await?;
+        self.stream.write(self.goodbye).await?;
         self.stream.shutdown().await?;
         let mut chunk = [0; READ_BYTES];
         let mut thrown_away = 0;
@@ -161,6 +221,41 @@ impl Line {
             }
         }
         Ok(())
+    }
+}
+
+impl Stream {
+    /// All of it, as far as the socket.
+    async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Stream::Plain(stream) => stream.write_all(bytes).await,
+            Stream::Tls(stream) => {
+                stream.write_all(bytes).await?;
+                stream.flush().await
+            }
+            Stream::Gone => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    /// 0 at the end, with or without the goodbye of TLS: what was heard is judged for itself.
+    async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Plain(stream) => stream.read(buffer).await,
+            Stream::Tls(stream) => match stream.read(buffer).await {
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
+                read => read,
+            },
+            Stream::Gone => Ok(0),
+        }
+    }
+
+    /// Ends our direction; in TLS with its goodbye.
+    async fn shutdown(&mut self) -> io::Result<()> {
+        match self {
+            Stream::Plain(stream) => stream.shutdown().await,
+            Stream::Tls(stream) => stream.shutdown().await,
+            Stream::Gone => Ok(()),
+        }
     }
 }
 

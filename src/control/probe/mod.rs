@@ -5,6 +5,7 @@
 //! the deadline and the bounds.
 
 mod line; // a connection to the server: says, hears, takes leave
+pub mod tls; // and how it is made private
 mod http;
 mod mysql;
 mod postgres;
@@ -14,14 +15,17 @@ mod smtp;
 
 use std::fmt::Display;
 use std::net::SocketAddr;
+use std::pin::pin;
+use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use line::Fault;
 pub use line::Line;
 
 use super::checks::Found;
-use crate::config::plan::{HealthCheck, Probe, Role};
+use crate::config::plan::{HealthCheck, Probe, Role, SendProxy};
+use crate::wire::proxy_header;
 
 /// A server whose role is not the one that is wanted.
 fn wrong_role(said: impl Display, wanted: Role) -> Fault {
@@ -30,30 +34,115 @@ fn wrong_role(said: impl Display, wanted: Role) -> Fault {
 
 /// Asks once, within the check's timeout. The line is still to be left in good order, for which the
 /// result need not wait: see [`Line::leave`].
-pub async fn ask(target: SocketAddr, check: &HealthCheck) -> (Found, Option<Line>) {
-    let deadline = Instant::now() + check.timeout;
+pub async fn ask(
+    target: SocketAddr,
+    check: &HealthCheck,
+    tls: Option<&tls::Client>,
+) -> (Found, Option<Line>) {
+    let mut patience = Patience(check.timeout);
     let too_late = |what: &str| Found::Failed(format!("no {what} within {:?}", check.timeout));
-    let mut line = match timeout_at(deadline, Line::open(target)).await {
-        Ok(Ok(line)) => line,
-        Ok(Err(fault)) => return (fault.into(), None),
-        Err(_) => return (too_late("answer"), None),
+    let mut line = match patience.with(Line::open(target, tls)).await {
+        Some(Ok(line)) => line,
+        Some(Err(fault)) => return (fault.into(), None),
+        None => return (too_late("answer"), None),
     };
-    let found = match timeout_at(deadline, talk(&mut line, &check.probe)).await {
-        Ok(Ok(())) => Found::Ok,
-        Ok(Err(fault)) => fault.into(),
-        Err(_) => too_late(line.awaited()),
+    let found = match patience.with(talk(&mut line, check)).await {
+        Some(Ok(())) => Found::Ok,
+        Some(Err(fault)) => fault.into(),
+        None => too_late(line.awaited()),
     };
     (found, Some(line))
 }
 
-async fn talk(line: &mut Line, probe: &Probe) -> Result<(), Fault> {
+/// What is left of the time that a server may take. Only time counts in which our thread ran: while it
+/// was stopped or starved, nobody was there to hear the server.
+struct Patience(Duration);
+
+/// A thread that runs wakes up far sooner than after so long; whatever a wait lasts beyond it is
+/// our own delay.
+const SLICE: Duration = Duration::from_millis(50);
+
+impl Patience {
+    /// What the work comes to; nothing where patience runs out before.
+    async fn with<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = pin!(work);
+        while !self.0.is_zero() {
+            let slice = self.0.min(SLICE);
+            let begun = Instant::now();
+            let done = timeout(slice, &mut work).await.ok();
+            self.0 -= if done.is_some() { begun.elapsed().min(slice) } else { slice };
+            if done.is_some() {
+                return done;
+            }
+        }
+        None
+    }
+}
+
+async fn talk(line: &mut Line, check: &HealthCheck) -> Result<(), Fault> {
+    let probe = &check.probe;
+    line.say(match check.send_proxy {
+        SendProxy::Off => b"",
+        SendProxy::V1 => proxy_header::UNKNOWN,
+        SendProxy::V2 => proxy_header::LOCAL,
+    })
+    .await?;
     match probe {
-        Probe::Tcp => Ok(()), // that it took the connection is the answer
+        // These begin TLS where their protocols say.
+        Probe::Postgres(_) | Probe::Mysql(_) | Probe::Smtp(_) => {}
+        _ => line.secure().await?,
+    }
+    match probe {
+        Probe::Tcp | Probe::Tls => Ok(()), // that it took the connection is the answer
         Probe::Http(http) => http::ask(line, http).await,
         Probe::Postgres(postgres) => postgres::ask(line, postgres).await,
         Probe::Mysql(mysql) => mysql::ask(line, mysql).await,
         Probe::SendExpect(steps) => send_expect::ask(line, steps).await,
-        Probe::Smtp => smtp::ask(line).await,
+        Probe::Smtp(smtp) => smtp::ask(line, smtp).await,
         Probe::Redis(redis) => redis::ask(line, redis).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::*;
+    use crate::control::fixture::a_check;
+
+    /// A server that answers at once whatever it is asked.
+    fn answering(answer: &'static [u8]) -> SocketAddr {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("bound");
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a check");
+            let asked = stream.read(&mut [0; 64]);
+            asked.and_then(|_| stream.write_all(answer)).expect("answered");
+        });
+        address
+    }
+
+    fn redis() -> HealthCheck {
+        HealthCheck { probe: Probe::Redis(Default::default()), ..a_check() }
+    }
+
+    /// The whole time that the server may take passes between its first and its second word.
+    #[tokio::test]
+    async fn time_in_which_we_did_not_run_is_not_the_servers() {
+        let check = redis();
+        let stall = check.timeout * 3;
+        let target = answering(b"+PONG\r\n");
+        tokio::spawn(async move { std::thread::sleep(stall) }); // the stall itself: the runtime does not turn
+        let (found, _) = ask(target, &check, None).await;
+        assert_eq!(found, Found::Ok);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_says_nothing_gets_its_time_and_no_more() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let (check, begun) = (redis(), Instant::now());
+        let (found, _) = ask(listener.local_addr().expect("bound"), &check, None).await;
+        assert_eq!(found, Found::Failed("no answer to PING within 500ms".into()));
+        assert!(begun.elapsed() >= check.timeout);
     }
 }

@@ -61,21 +61,33 @@ async fn check_galera(line: &mut Line, wanted: Galera) -> Result<(), Fault> {
 async fn log_in(line: &mut Line, check: &Mysql) -> Result<(), Fault> {
     let user = check.login.user.as_deref().unwrap_or_default();
     let password = check.login.password.as_ref().map_or("", |password| &password.secret);
-    let (sequence, payload) = line.hear("greeting", packet).await?;
+    let (mut sequence, payload) = line.hear("greeting", packet).await?;
     let greeting = mysql::greeting(&payload).map_err(|error| match error {
         Some(error) => said(&error),
         None => Fault::theirs("speaks no MySQL"),
     })?;
+    if line.wants_tls() {
+        if !greeting.has_tls {
+            return Err(Fault::theirs("offers no TLS"));
+        }
+        sequence = sequence.wrapping_add(1);
+        line.say(&mysql::tls_request(sequence)).await?;
+        line.secure().await?;
+    }
     // What it would like may be a plugin that we do not have; the user's own may be another.
     let plugin = mysql::proof(&greeting.plugin, "", &[]).map_or(mysql::NATIVE, |_| &greeting.plugin);
     let proof = mysql::proof(plugin, password, &greeting.salt).unwrap_or_default();
-    line.say(&mysql::login(sequence.wrapping_add(1), user, plugin, &proof)).await?;
+    let login = mysql::login(sequence.wrapping_add(1), user, plugin, &proof, line.wants_tls());
+    line.say(&login).await?;
     for _ in 0..STEPS_MAX {
         let (sequence, payload) = line.hear("answer to the login", packet).await?;
         match mysql::answer(&payload) {
             Answer::Ok => return Ok(()),
             Answer::More(3) => {} // known from an earlier login: the end follows
-            Answer::More(_) => return Err(unknown_password()),
+            Answer::More(_) if line.is_private() => {
+                line.say(&mysql::password(sequence.wrapping_add(1), password)).await?;
+            }
+            Answer::More(_) => return Err(unknown_password(line.wants_tls())),
             Answer::Switch { plugin, salt } => {
                 let proof = mysql::proof(&plugin, password, &salt).ok_or_else(|| strange(&plugin))?;
                 line.say(&mysql::proof_alone(sequence.wrapping_add(1), &proof)).await?;
@@ -93,11 +105,12 @@ fn packet(bytes: &[u8]) -> Parsed<(u8, Vec<u8>)> {
     }
 }
 
-/// The server has not this user's password at hand, and the long way round needs TLS.
-fn unknown_password() -> Fault {
+/// The server has not this user's password at hand, and would have to hear it.
+fn unknown_password(has_tls: bool) -> Fault {
+    let way = if has_tls { "a `verify` that is not \"off\"" } else { "`tls`" };
     Fault::theirs(format!(
-        "{CACHING} wants a full login, which needs TLS: let the user log in once by other means, or have \
-         an empty password or mysql_native_password"
+        "{CACHING} wants to hear the password, which takes {way}: else let the user log in once by other \
+         means, or have an empty password or mysql_native_password"
     ))
 }
 

@@ -1,12 +1,13 @@
 //! The check of PostgreSQL: a login, and one question where a role or a lag is asked for.
 //!
 //! A login alone proves that the server takes sessions: while it starts up, shuts down or has too
-//! many, it says so instead. Never sends a password in clear.
+//! many, it says so instead. Never sends a password in clear, unless within TLS to a server that has
+//! proven who it is.
 
 use super::line::{Fault, Line};
 use super::wrong_role;
 use crate::config::plan::{Postgres, Role};
-use crate::wire::postgres::{self, Login, Message, TERMINATE};
+use crate::wire::postgres::{self, Login, Message, TERMINATE, TLS_REQUEST};
 use crate::wire::{printable, scram};
 
 /// Whether it is a replica, and how many milliseconds it is behind. What has been replayed as far as
@@ -52,6 +53,7 @@ fn judge_lag(check: &Postgres, behind_ms: Option<u64>) -> Result<(), Fault> {
 async fn log_in(line: &mut Line, check: &Postgres) -> Result<(), Fault> {
     let user = check.login.user.as_deref().unwrap_or_default();
     let database = check.database.as_deref().unwrap_or(user);
+    begin_tls(line).await?;
     line.say(&postgres::startup(user, database)).await?;
     for _ in 0..MESSAGES_MAX {
         match hear(line, "answer to the login").await? {
@@ -61,6 +63,18 @@ async fn log_in(line: &mut Line, check: &Postgres) -> Result<(), Fault> {
         }
     }
     Err(Fault::theirs("comes to no end with the login"))
+}
+
+/// Asks for TLS, where it is wanted.
+async fn begin_tls(line: &mut Line) -> Result<(), Fault> {
+    if !line.wants_tls() {
+        return Ok(());
+    }
+    line.say(TLS_REQUEST).await?;
+    match line.hear("answer to the request for TLS", postgres::has_tls).await? {
+        true => line.secure().await,
+        false => Err(Fault::theirs("offers no TLS (ssl = off)")),
+    }
 }
 
 /// Answers one step of the login.
@@ -74,6 +88,10 @@ async fn answer(line: &mut Line, check: &Postgres, user: &str, step: Login) -> R
         Login::Md5(salt) => line.say(&postgres::md5_password(user, password()?, salt)).await,
         Login::Sasl(names) if names.iter().any(|name| name == scram::MECHANISM) => {
             prove(line, password()?).await
+        }
+        Login::Cleartext if line.is_private() => {
+            let bytes = postgres::password(password()?);
+            line.say(&bytes).await
         }
         Login::Cleartext => Err(Fault::theirs("wants the password in clear, which a check does not send")),
         _ => Err(Fault::theirs("wants a kind of login that checks do not have")),

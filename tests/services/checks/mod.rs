@@ -4,7 +4,9 @@ mod galera;
 mod http;
 mod mysql;
 mod postgres;
+mod proxy_header;
 mod redis;
+mod tls;
 
 use std::thread;
 use std::time::{Duration, Instant};
