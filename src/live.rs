@@ -9,8 +9,7 @@ mod line; // who waits for one
 mod route; // which of them go to a canary
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -25,6 +24,8 @@ use crate::core::latency::Latency;
 use crate::core::limit::Places;
 use crate::core::outlier::Ward;
 use crate::core::slow_start::Share;
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use crate::sync::{Mutex, MutexGuard};
 use crate::telemetry::counters::PerWorker;
 use crate::telemetry::stats::{ListenerStats, PoolStats, ServerStats};
 

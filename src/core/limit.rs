@@ -3,7 +3,7 @@
 //! Pure: atomics only, no lock, no clock. Exact under races: never more than the limit is
 //! given away. Who waits for a place, and how it is woken, is `live.rs`.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicUsize, Ordering};
 
 /// A count of places taken and the limit over it. Padded to a cache line of its own,
 /// because every worker writes it for every connection.

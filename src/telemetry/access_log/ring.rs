@@ -5,12 +5,13 @@
 //! and counts it.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread::Thread;
+use std::sync::{OnceLock, PoisonError};
 
 use super::When;
 use crate::core::outcome::{Close, Reason};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::thread::{self, Thread};
+use crate::sync::{Mutex, MutexGuard};
 use crate::telemetry::record::Record;
 
 #[derive(Debug)]
@@ -92,10 +93,10 @@ impl Ring {
 
     /// Parks the writer's own thread until there is work; spurious returns are allowed.
     pub(super) fn park_writer(&self) {
-        self.writer.get_or_init(std::thread::current);
+        self.writer.get_or_init(thread::current);
         self.is_writer_asleep.store(true, Ordering::SeqCst);
         if self.shards.iter().all(|shard| shard.lock().is_empty()) {
-            std::thread::park();
+            thread::park();
         }
         self.is_writer_asleep.store(false, Ordering::SeqCst);
     }
