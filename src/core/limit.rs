@@ -35,7 +35,7 @@ impl Places {
 
     /// Gives a place back. Only whoever took one may call this; `live.rs` keeps that by its guards.
     pub fn give_back(&self) {
-        self.taken.fetch_sub(1, Ordering::SeqCst); // SeqCst: `live.rs` looks for waiters next
+        self.taken.fetch_sub(1, Ordering::AcqRel);
     }
 
     /// A new limit. What is taken beyond it stays taken and is not replaced.

@@ -1,11 +1,11 @@
-//! Who waits for a server: `live/line.rs`.
+//! Who waits for a server: `live/line.rs`, alone and with the room of a server behind it.
 
 use std::future::poll_fn;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex};
 
 use loom::thread;
-use tidegate_races::live::{Line, Ticket};
+use tidegate_races::live::{Line, Room, Ticket};
 
 use crate::{Witness, in_every_order, join, task, with_preemptions};
 
@@ -85,5 +85,43 @@ fn no_more_stand_in_the_line_than_it_has_room_for() {
         let came = join((0..3).map(client).collect::<Vec<_>>());
         assert!(inside.most() <= 2 && came.iter().filter(|came| **came).count() >= 2);
         assert_eq!(line.length(), 0);
+    });
+}
+
+/// As `data/wait.rs` does, without its pauses: a wake-up that is lost is not made good by time.
+async fn ask_in_turn(line: Arc<Line>, room: Arc<Room>, host: u8) {
+    let ticket = line.join(source(host), 9).expect("there is room");
+    loop {
+        called(&ticket).await;
+        if let Some(_permit) = room.take() {
+            return ticket.served();
+        }
+        ticket.in_vain();
+        poll_fn(|cx| room.poll_free(cx)).await;
+    }
+}
+
+#[test]
+fn a_place_given_back_while_somebody_joins_the_line_serves_him() {
+    with_preemptions(3, || {
+        let (line, room) = (Arc::<Line>::default(), Room::new(1));
+        let held = room.take().expect("it is free");
+        let client = task(ask_in_turn(Arc::clone(&line), Arc::clone(&room), 1));
+        drop(held);
+        join([client]);
+        assert_eq!((line.length(), room.taken()), (0, 0));
+    });
+}
+
+#[test]
+fn a_line_of_two_before_a_server_with_one_place_is_served_to_the_last() {
+    with_preemptions(2, || {
+        let (line, room) = (Arc::<Line>::default(), Room::new(1));
+        let held = room.take().expect("it is free");
+        let client = |host| task(ask_in_turn(Arc::clone(&line), Arc::clone(&room), host));
+        let clients = [1, 2].map(client);
+        drop(held);
+        join(clients);
+        assert_eq!((line.length(), room.taken()), (0, 0));
     });
 }

@@ -16,6 +16,7 @@ mod orders; // control to worker
 mod places; // limits
 mod pool; // turns, retries, affinity, what is known of a server
 mod ring; // records on their way to the file
+mod room; // limits that can be waited for
 
 use std::future::Future;
 use std::sync::Arc;
