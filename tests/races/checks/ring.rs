@@ -7,10 +7,10 @@ use std::time::SystemTime;
 use loom::thread;
 use tidegate_races::core::outcome::{By, Close, How, Phase, Reason};
 use tidegate_races::telemetry::access_log::ring::Ring;
-use tidegate_races::telemetry::access_log::{When, drain};
+use tidegate_races::telemetry::access_log::{When, drain, park_writer};
 use tidegate_races::telemetry::record::{Record, Times};
 
-use crate::{join, with_preemptions};
+use crate::{in_every_order, join, with_preemptions};
 
 fn record() -> Record {
     let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
@@ -38,6 +38,26 @@ fn record() -> Record {
             detail: "".into(),
         },
     }
+}
+
+#[test]
+fn the_writer_sleeps_through_no_record() {
+    in_every_order(|| {
+        let ring = Arc::new(Ring::new(When::Always, 1, 9));
+        let worker = thread::spawn({
+            let ring = Arc::clone(&ring);
+            move || (0..2).for_each(|_| ring.offer(record()))
+        });
+        let mut written = 0;
+        while written < 2 {
+            match drain(&ring) {
+                0 => park_writer(&ring),
+                some => written += some,
+            }
+        }
+        join([worker]);
+        assert_eq!(ring.dropped(), 0);
+    });
 }
 
 #[test]
