@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use nix::sys::eventfd::EventFd;
 use slab::Slab;
 
-use crate::sync::atomic::{AtomicBool, Ordering};
+use super::queued::Queued;
 use crate::sync::{Mutex, Numbers};
 
 type Task = Pin<Box<dyn Future<Output = ()>>>;
@@ -43,7 +43,7 @@ struct Home {
 
 struct TaskWaker {
     task: usize,
-    is_queued: AtomicBool,
+    queued: Queued,
     home: Arc<Home>,
 }
 
@@ -53,7 +53,7 @@ impl Wake for TaskWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if self.is_queued.swap(true, Ordering::AcqRel) {
+        if !self.queued.enter() {
             return;
         }
         if HERE.get() == self.home.id {
@@ -82,7 +82,7 @@ impl Executor {
         let mut wakers = self.wakers.borrow_mut();
         while wakers.len() <= place {
             let task = wakers.len();
-            let waker = TaskWaker { task, is_queued: AtomicBool::new(false), home: Arc::clone(&self.home) };
+            let waker = TaskWaker { task, queued: Queued::default(), home: Arc::clone(&self.home) };
             wakers.push(Arc::new(waker));
         }
         wakers[place].wake_by_ref();
@@ -115,7 +115,7 @@ impl Executor {
 
     fn poll(&self, place: usize) {
         let waker = Arc::clone(&self.wakers.borrow()[place]);
-        waker.is_queued.store(false, Ordering::Release);
+        waker.queued.leave();
         let waker = Waker::from(waker);
         let Some(mut task) = self.tasks.borrow_mut().get_mut(place).and_then(Option::take) else { return };
         match task.as_mut().poll(&mut Context::from_waker(&waker)) {

@@ -10,6 +10,7 @@
 
 mod bucket; // rates
 mod desk; // a client on its way from worker to worker
+mod executor; // a task that another thread wakes
 mod guard; // trials and ejections
 mod line; // who waits for a server
 mod orders; // control to worker

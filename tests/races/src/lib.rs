@@ -18,6 +18,11 @@ mod daemon {
         pub mod desk;
     }
 
+    /// Whether a task is to be polled.
+    pub mod net {
+        pub mod queued;
+    }
+
     /// Counters, and the ring before the access log.
     pub mod telemetry {
         pub mod counters;
@@ -52,7 +57,7 @@ mod daemon {
     }
 }
 
-pub use daemon::{core, data, live, orders, sync, telemetry};
+pub use daemon::{core, data, live, net, orders, sync, telemetry};
 
 /// What orders carry. Nothing is asked of it but to be carried.
 pub mod snapshot {
