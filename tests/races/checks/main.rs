@@ -8,6 +8,7 @@
 //! call says so and how many. Loom takes a SeqCst load or store for AcqRel, so it can call an order
 //! possible that is not: the sources are written so that acquire and release are enough for the proof.
 
+mod balance; // least connections: how far a pick may be off
 mod bucket; // rates
 mod desk; // a client on its way from worker to worker
 mod executor; // a task that another thread wakes
