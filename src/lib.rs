@@ -13,7 +13,7 @@
 //! cli -> config, core, control, sys
 //! net -> sys     orders -> snapshot -> live, config::plan, core, telemetry
 //! live -> core, telemetry     config -> core     telemetry -> core
-//! core, wire, sys -> nothing of ours
+//! core, net, live, telemetry, orders, data -> sync     wire, sys, sync -> nothing of ours
 //! ```
 //!
 //! Invariants of absence (`tests/tidy.rs` reads the sources and fails on a breach):
@@ -27,6 +27,7 @@
 //! - An idle relayed connection holds no buffer, no pipe and no timer of its own.
 //! - No unsafe code outside `sys/`.
 
+pub mod sync; // what threads share: std's atomics and locks, or the model checker's
 pub mod core; // PURE: which server, which limit, up or down, how it ended
 pub mod wire; // PURE: what servers and clients say, bytes -> value | NeedMore | Malformed
 pub mod config; // as written -> every mistake -> as meant

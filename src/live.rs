@@ -9,8 +9,7 @@ mod line; // who waits for one
 mod route; // which of them go to a canary
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -25,6 +24,8 @@ use crate::core::latency::Latency;
 use crate::core::limit::Places;
 use crate::core::outlier::Ward;
 use crate::core::slow_start::Share;
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 use crate::telemetry::counters::PerWorker;
 use crate::telemetry::stats::{ListenerStats, PoolStats, ServerStats};
 
@@ -32,7 +33,7 @@ use crate::telemetry::stats::{ListenerStats, PoolStats, ServerStats};
 #[derive(Debug)]
 pub struct Room {
     places: Places,
-    /// Set while `waiting` holds anybody, so that giving back a place costs no lock otherwise.
+    /// Set after somebody came to `waiting`, so that giving back a place costs no lock otherwise.
     is_awaited: AtomicBool,
     /// Accept loops that wait, and clients that are called out of a pool's line: one entry for a
     /// task, and so never more than connections and listeners.
@@ -78,11 +79,10 @@ impl Room {
         if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
             waiting.push(cx.waker().clone());
         }
-        self.is_awaited.store(true, Ordering::SeqCst);
         drop(waiting);
-        // A place given back between the first look and the flag woke nobody: the caller looks again.
-        // The fence pairs with the SeqCst of `give_back`: either we see the place, or it sees the flag.
-        fence(Ordering::SeqCst);
+        // Whoever waits and whoever gives back both swap the flag, and one of them comes second: either the
+        // giver finds it set, or we come after him and the caller, who looks again, sees the place.
+        self.is_awaited.swap(true, Ordering::AcqRel);
     }
 
     /// A new limit; whoever waits looks again.
@@ -104,7 +104,7 @@ impl Room {
     }
 
     fn wake_waiting(&self) {
-        if self.is_awaited.swap(false, Ordering::SeqCst) {
+        if self.is_awaited.swap(false, Ordering::AcqRel) {
             let woken = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
             woken.into_iter().for_each(Waker::wake);
         }

@@ -2,13 +2,14 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::{Poll, Waker};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
 use crate::snapshot::Snapshot;
+use crate::sync::Mutex;
+use crate::sync::atomic::AtomicU64;
 
 /// One order, delivered to each worker in the order of sending.
 #[derive(Clone, Debug)]

@@ -5,11 +5,14 @@
 
 use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use proptest::prelude::*;
 use tidegate::core::balance::{Ask, Choice, Chooser, Field, HashKey, Kind, Member, key};
 use tidegate::core::slow_start::Share;
+use tidegate::live::Room;
 
 /// Servers that can be closed and hold connections.
 #[derive(Clone, Debug, Default)]
@@ -155,6 +158,47 @@ fn neighbouring_client_addresses_spread_as_evenly_as_random_keys() {
 #[test]
 fn least_connections_fills_servers_exactly_by_weight() {
     assert_eq!(filled(Kind::LeastConnections, &WEIGHTS, 2000), [200, 600, 100, 0, 1100]);
+}
+
+/// Servers as workers share them.
+struct Shared(Vec<Arc<Room>>);
+
+impl Field for Shared {
+    fn is_open(&self, server: usize) -> bool {
+        !self.0[server].is_full()
+    }
+    fn active(&self, server: usize) -> usize {
+        self.0[server].taken()
+    }
+}
+
+#[test]
+fn workers_that_race_put_no_server_further_ahead_of_the_least_than_there_are_workers() {
+    const WORKERS: usize = 8;
+    const WEIGHTS: [u32; 5] = [1, 1, 2, 3, 1];
+    let pool = Shared(WEIGHTS.map(|_| Room::new(usize::MAX)).to_vec());
+    let chooser = Chooser::new(Kind::LeastConnections, members(&WEIGHTS));
+    // With the connection to come, by weight; on a common denominator.
+    let load = |count: usize, server: usize| (count + 1) * 6 / WEIGHTS[server] as usize;
+    let work = |seed| {
+        let (mut dice, mut held) = (Dice(seed), Vec::new());
+        for turn in 0..2_000 {
+            let choice = chooser.pick(&dice.ask(turn), &pool).expect("all are open");
+            held.push(pool.0[choice.server].take().expect("there is room"));
+            // Counts only grow here, so those of the others, read later, are not less than they were.
+            let beyond = pool.active(choice.server).saturating_sub(WORKERS);
+            let least = (0..WEIGHTS.len()).map(|server| load(pool.active(server), server)).min();
+            assert!(beyond == 0 || Some(load(beyond, choice.server)) <= least, "{beyond} and {least:?}");
+        }
+        held
+    };
+    let held: Vec<_> = thread::scope(|threads| {
+        let all: Vec<_> = (1..=WORKERS as u64).map(|seed| threads.spawn(move || work(seed))).collect();
+        all.into_iter().flat_map(|one| one.join().expect("the bound holds")).collect()
+    });
+    assert_eq!(pool.0.iter().map(|room| room.taken()).sum::<usize>(), held.len());
+    drop(held);
+    assert!(pool.0.iter().all(|room| room.taken() == 0), "every place was given back");
 }
 
 #[test]

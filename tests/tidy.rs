@@ -79,6 +79,11 @@ fn planes_do_without_what_they_promise_to_do_without() {
 }
 
 #[test]
+fn what_workers_share_is_seen_by_the_model_checks() {
+    expect_none_in_any_file(absence::past_the_switch);
+}
+
+#[test]
 fn only_the_publisher_builds_a_snapshot() {
     expect_none_in_any_file(absence::snapshot_builders);
 }

@@ -7,10 +7,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::prefix::Prefix;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Full buckets that are forgotten for each one that is taken from: more than one new bucket comes
 /// with a taking, so that a table shrinks while it is used.

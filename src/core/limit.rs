@@ -3,7 +3,7 @@
 //! Pure: atomics only, no lock, no clock. Exact under races: never more than the limit is
 //! given away. Who waits for a place, and how it is woken, is `live.rs`.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicUsize, Ordering};
 
 /// A count of places taken and the limit over it. Padded to a cache line of its own,
 /// because every worker writes it for every connection.
@@ -35,7 +35,7 @@ impl Places {
 
     /// Gives a place back. Only whoever took one may call this; `live.rs` keeps that by its guards.
     pub fn give_back(&self) {
-        self.taken.fetch_sub(1, Ordering::SeqCst); // SeqCst: `live.rs` looks for waiters next
+        self.taken.fetch_sub(1, Ordering::AcqRel);
     }
 
     /// A new limit. What is taken beyond it stays taken and is not replaced.

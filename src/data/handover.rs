@@ -6,11 +6,11 @@
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Poll, Waker};
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::admit::Verdict;
+use super::desk::Desk;
 use crate::core::spread;
 use crate::live::{Loads, Seat};
 use crate::snapshot::Listener;
@@ -35,18 +35,8 @@ pub(super) struct Taken {
 /// All workers, as one of them sees the others.
 pub(super) struct Crew {
     loads: Arc<Loads>,
-    desks: Box<[Desk]>,
-}
-
-/// Where clients are left for one worker.
-#[derive(Default)]
-struct Desk(Mutex<Handed>);
-
-#[derive(Default)]
-struct Handed {
-    clients: Vec<Taken>,
-    waiter: Option<Waker>,
-    is_closed: bool,
+    /// Where clients are left for each worker.
+    desks: Box<[Desk<Taken>]>,
 }
 
 impl Crew {
@@ -56,7 +46,8 @@ impl Crew {
 
     /// A seat for a client that worker `own` has just taken: there, or where fewer are.
     pub(super) fn seat(&self, own: usize) -> Seat {
-        let worker = spread::lighter(own, self.loads.iter()).filter(|lighter| !self.desk(*lighter).is_closed);
+        let worker =
+            spread::lighter(own, self.loads.iter()).filter(|lighter| !self.desks[*lighter].is_closed());
         self.loads.seat(worker.unwrap_or(own))
     }
 
@@ -69,40 +60,18 @@ impl Crew {
     ///
     /// Gives the client back, seated at `own`, when that worker takes nobody any more or has too many
     /// to see to.
-    pub(super) fn hand(&self, mut client: Taken, own: usize) -> Option<Taken> {
-        let mut handed = self.desk(client.seat.worker());
-        if handed.is_closed || handed.clients.len() >= HANDED_MAX {
-            client.seat = self.loads.seat(own);
-            return Some(client);
-        }
-        handed.clients.push(client);
-        let waiter = handed.waiter.take();
-        drop(handed);
-        waiter.into_iter().for_each(Waker::wake);
-        None
+    pub(super) fn hand(&self, client: Taken, own: usize) -> Option<Taken> {
+        let back = self.desks[client.seat.worker()].leave(client, HANDED_MAX);
+        back.map(|client| Taken { seat: self.loads.seat(own), ..client })
     }
 
     /// What others have left for this worker, as soon as there is anybody.
     pub(super) async fn handed(&self, worker: usize) -> Vec<Taken> {
-        poll_fn(|cx| {
-            let mut handed = self.desk(worker);
-            if handed.clients.is_empty() {
-                handed.waiter = Some(cx.waker().clone());
-                return Poll::Pending;
-            }
-            Poll::Ready(std::mem::take(&mut handed.clients))
-        })
-        .await
+        poll_fn(|cx| self.desks[worker].poll_take(cx)).await
     }
 
     /// Takes nobody any more for this worker; gives those who lie there.
     pub(super) fn close(&self, worker: usize) -> Vec<Taken> {
-        let mut handed = self.desk(worker);
-        handed.is_closed = true;
-        std::mem::take(&mut handed.clients)
-    }
-
-    fn desk(&self, worker: usize) -> std::sync::MutexGuard<'_, Handed> {
-        self.desks[worker].0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.desks[worker].close()
     }
 }

@@ -5,6 +5,7 @@ mod worker; // one per core: its listeners, its view of the world, its open conn
 mod serve; // THE STORY on one screen
 mod accept; // take a client, or wait while there is no room
 mod handover; // from the worker that took a client to the one that serves it
+mod desk; // where it is left for that one
 mod admit; // may this client in?
 mod route; // which pool serves it
 mod connect; // from pool to pool until a server takes it

@@ -9,7 +9,6 @@ use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -26,6 +25,7 @@ use crate::live::Room;
 use crate::net::{Driver, Loop, Net, either};
 use crate::orders::{self, Drained, Inbox, Order};
 use crate::snapshot::{Listener, Pool, Snapshot};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::telemetry::access_log::Ring;
 
 /// How often bytes of open connections are brought to the counters.

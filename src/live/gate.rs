@@ -5,12 +5,13 @@
 //! exact, whatever the race. The rate of all sources together is one atomic, and as exact; the clocks of
 //! two workers, read once in a turn of their loops, may differ, and the one behind takes less.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::core::bucket::{Bucket, Buckets, Rate};
 use crate::core::prefix::Prefix;
 use crate::core::table::Table;
+use crate::sync::{Mutex, MutexGuard};
 
 /// Enough that workers seldom meet at one. Sources chosen to lie in one shard cost waiting, a
 /// fraction of a microsecond each, and no accuracy.

@@ -8,12 +8,13 @@
 //! A server without rules that did not take a client is in doubt for a while: asked after all others, and
 //! by one client at a time. Else the fewest connections of all would draw every client to it.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::core::breaker::{self, Breaker, Entry, Gate};
 use crate::core::outlier::{self, Cause, Outlier, Ward};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard, Numbers};
 
 /// How long a server that did not take a client is in doubt, as times of what it took to find out: the
 /// clients who find out spend a tenth of their time with it.
@@ -79,10 +80,10 @@ pub struct Watched {
 impl Guard {
     /// In the ward of its pool.
     pub fn new(born: Instant, ward: Arc<Mutex<Ward>>) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
+        static NUMBERS: Numbers = Numbers::from(0);
         Guard {
             born,
-            number: NEXT.fetch_add(1, Ordering::Relaxed),
+            number: NUMBERS.next(),
             ward,
             is_on: AtomicBool::new(false),
             gate: AtomicU64::new(0),

@@ -1,7 +1,6 @@
 //! What is counted of one route of a listener, and how far its canary has come.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::telemetry::counters::PerWorker;
 use crate::telemetry::stats::RouteStats;
 

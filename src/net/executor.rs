@@ -7,12 +7,14 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
 use nix::sys::eventfd::EventFd;
 use slab::Slab;
+
+use super::queued::Queued;
+use crate::sync::{Mutex, Numbers};
 
 type Task = Pin<Box<dyn Future<Output = ()>>>;
 
@@ -20,7 +22,7 @@ thread_local! {
     /// Tasks of this thread's executor that have something to do.
     static READY: RefCell<VecDeque<usize>> = const { RefCell::new(VecDeque::new()) };
     /// Which executor lives on this thread; 0 is none.
-    static HERE: Cell<usize> = const { Cell::new(0) };
+    static HERE: Cell<u64> = const { Cell::new(0) };
 }
 
 pub(super) struct Executor {
@@ -34,14 +36,14 @@ pub(super) struct Executor {
 
 /// Where wakers of other threads knock.
 struct Home {
-    id: usize,
+    id: u64,
     knocked: Mutex<Vec<usize>>,
     doorbell: Arc<EventFd>,
 }
 
 struct TaskWaker {
     task: usize,
-    is_queued: AtomicBool,
+    queued: Queued,
     home: Arc<Home>,
 }
 
@@ -51,7 +53,7 @@ impl Wake for TaskWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if self.is_queued.swap(true, Ordering::AcqRel) {
+        if !self.queued.enter() {
             return;
         }
         if HERE.get() == self.home.id {
@@ -67,8 +69,8 @@ impl Wake for TaskWaker {
 impl Executor {
     /// The executor of this thread. `doorbell` wakes its loop from other threads.
     pub(super) fn new(doorbell: Arc<EventFd>) -> Self {
-        static NEXT_ID: AtomicUsize = AtomicUsize::new(1);
-        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        static NUMBERS: Numbers = Numbers::from(1);
+        let id = NUMBERS.next();
         HERE.set(id);
         READY.with_borrow_mut(VecDeque::clear);
         let home = Arc::new(Home { id, knocked: Mutex::default(), doorbell });
@@ -80,7 +82,7 @@ impl Executor {
         let mut wakers = self.wakers.borrow_mut();
         while wakers.len() <= place {
             let task = wakers.len();
-            let waker = TaskWaker { task, is_queued: AtomicBool::new(false), home: Arc::clone(&self.home) };
+            let waker = TaskWaker { task, queued: Queued::default(), home: Arc::clone(&self.home) };
             wakers.push(Arc::new(waker));
         }
         wakers[place].wake_by_ref();
@@ -113,7 +115,7 @@ impl Executor {
 
     fn poll(&self, place: usize) {
         let waker = Arc::clone(&self.wakers.borrow()[place]);
-        waker.is_queued.store(false, Ordering::Release);
+        waker.queued.leave();
         let waker = Waker::from(waker);
         let Some(mut task) = self.tasks.borrow_mut().get_mut(place).and_then(Option::take) else { return };
         match task.as_mut().poll(&mut Context::from_waker(&waker)) {

@@ -29,6 +29,7 @@
 //! end, and thousands of idle relays cost neither buffers, pipes nor timers.
 
 mod executor; // tasks of one thread
+mod queued; // is a task to be polled already
 mod timers; // who is to be woken when
 mod driver; // the loop: tasks, timers, and one of two drivers for the sockets
 mod sock; // a connected socket, and the way to one

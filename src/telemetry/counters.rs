@@ -3,7 +3,7 @@
 //! Each worker writes a cell of its own and nobody else's; readers sum the cells. No
 //! read-modify-write, no shared cache line, no lock.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// A count with a single writer. A second writer would lose increments, never corrupt.
 #[derive(Debug, Default)]

@@ -73,6 +73,23 @@ fn places(source: &Source, word: &str) -> Vec<usize> {
     }
 }
 
+/// Planes in which workers share what they count and wait for.
+const SHARING: &[&str] = &["core", "net", "live", "telemetry", "orders", "data"];
+
+/// What threads share by.
+const SHARED: &[&str] = &["atomic", "Mutex", "MutexGuard", "RwLock", "Condvar", "Barrier"];
+
+/// Every atomic and lock of std's that a worker shares past `src/sync.rs`, and so past the model checks.
+pub fn past_the_switch(source: &Source) -> Vec<Breach> {
+    if !SHARING.contains(&source.plane()) {
+        return Vec::new();
+    }
+    let lesson = "take it from `crate::sync`, where tests/races puts the model checker's in its place";
+    let shared = |path: &[String]| matches!(path, [sync, what, ..] if sync == "sync" && SHARED.contains(&what.as_str()));
+    let found = paths(&source.product, "std").into_iter().filter(|(_, path)| shared(path));
+    found.map(|(offset, _)| source.breach(offset, lesson)).collect()
+}
+
 /// `unsafe`, or a lifted ban of it, anywhere but in `src/sys`; tests are no exception.
 pub fn unsafe_outside_sys(source: &Source) -> Vec<Breach> {
     if source.plane() == "sys" {
@@ -156,6 +173,16 @@ mod tests {
         assert_eq!(lines(words, "src/net/epoll.rs", "eprintln!();\n"), [1]);
         assert_eq!(lines(words, "src/control/drainer.rs", "std::thread::sleep(second);\n"), [1]);
         assert_eq!(lines(words, "src/data/relay.rs", "use std::sync::Mutex;\n"), []);
+    }
+
+    #[test]
+    fn an_atomic_that_the_model_checks_do_not_see_is_found() {
+        let bad = "use std::sync::atomic::AtomicU64;\nuse std::{fmt, sync::{Arc, Mutex}};\nstd::sync::RwLock::new(1);\n";
+        assert_eq!(lines(past_the_switch, "src/live/line.rs", bad), [1, 2, 3]);
+        assert_eq!(lines(past_the_switch, "src/control/desk.rs", bad), []);
+        let good = "use std::sync::{Arc, Weak, mpsc};\nuse crate::sync::{Mutex, atomic};\n\
+                    #[cfg(test)]\nmod tests { use std::sync::atomic::AtomicU64; }\n";
+        assert_eq!(lines(past_the_switch, "src/live/line.rs", good), []);
     }
 
     #[test]

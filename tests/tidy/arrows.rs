@@ -12,16 +12,19 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("cli", &["config", "run", "core", "control", "sys"]),
     ("run", &["control", "data", "config", "snapshot", "orders", "live", "telemetry", "net", "sys", "core"]),
     ("control", &["config", "snapshot", "live", "orders", "core", "wire", "telemetry", "sys"]),
-    ("data", &["snapshot", "live", "orders", "net", "core", "telemetry", "config::plan"]),
-    ("net", &["sys"]),
-    ("orders", &["snapshot"]),
+    ("data", &["snapshot", "live", "orders", "net", "core", "telemetry", "config::plan", "sync"]),
+    ("net", &["sys", "sync"]),
+    ("orders", &["snapshot", "sync"]),
     ("snapshot", &["live", "config::plan", "core", "telemetry"]),
-    ("live", &["core", "telemetry"]),
-    ("telemetry", &["core", "config::plan"]),
+    ("live", &["core", "telemetry", "sync"]),
+    ("telemetry", &["core", "config::plan", "sync"]),
     ("config", &["core"]),
-    ("core", &[]),
+    // Its atomics; locks it does without, see `absence.rs`.
+    ("core", &["sync::atomic"]),
     ("wire", &[]),
     ("sys", &[]),
+    // The model checker's, of the package tests/races, which alone sets `cfg(loom)`.
+    ("sync", &["checked"]),
 ];
 
 /// Every path to another plane, outside of tests, that the table does not allow.

@@ -4,6 +4,15 @@
 //! at every server once: for some hundred servers that is well below the cost of a connect.
 //! Ties are broken by lot among the tied alone. Taking the first after a random start would give
 //! a server that follows a busy one that one's share as well.
+//!
+//! Between a look and the place that is taken then, other workers take places too, so a pick can be off,
+//! but not far: of connections that come and stay, **no server gets ahead of the least by more than one for
+//! each worker**, and a single worker is never wrong. For let one server have `c` and another `m < c`.
+//! Whoever took one of the places from `m + 1` to `c` had seen the other at `m` at the most, for counts only
+//! grow, and so this one at no more. But he sees the place that he took himself, and does not take another of
+//! them: they were taken by as many workers as they are. By weight, a server with more connections than there
+//! are workers would have no greater load than any other with one less for each. Connections that end during
+//! a look come on top; no lock around it would keep them from ending.
 
 use std::cmp::Ordering;
 

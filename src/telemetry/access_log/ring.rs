@@ -5,12 +5,13 @@
 //! and counts it.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread::Thread;
+use std::sync::{OnceLock, PoisonError};
 
 use super::When;
 use crate::core::outcome::{Close, Reason};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::thread::{self, Thread};
+use crate::sync::{Mutex, MutexGuard};
 use crate::telemetry::record::Record;
 
 #[derive(Debug)]
@@ -19,16 +20,21 @@ pub struct Ring {
     shards: Box<[Shard]>,
     shard_max: usize,
     dropped: AtomicU64,
-    /// Set by the writer before it parks; whoever clears it wakes the writer. So a busy worker
-    /// pays for a wake-up at most once each time that the writer has run out of work.
-    is_writer_asleep: AtomicBool,
     writer: OnceLock<Thread>,
 }
 
 /// Padded, so that one worker's lock is not on the line of another's.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-struct Shard(Mutex<VecDeque<Record>>);
+struct Shard(Mutex<Inside>);
+
+#[derive(Debug, Default)]
+struct Inside {
+    records: VecDeque<Record>,
+    /// Set by the writer before it parks; whoever clears it wakes the writer. So a busy worker
+    /// pays for a wake-up at most once each time that the writer has run out of work.
+    is_writer_asleep: bool,
+}
 
 impl Ring {
     /// Room for `records_max` records, shared evenly between `workers`.
@@ -38,7 +44,6 @@ impl Ring {
             shards: (0..workers).map(|_| Shard::default()).collect(),
             shard_max: records_max / workers.max(1),
             dropped: AtomicU64::new(0),
-            is_writer_asleep: AtomicBool::new(false),
             writer: OnceLock::new(),
         }
     }
@@ -57,17 +62,17 @@ impl Ring {
         let Some(shard) = self.shards.get(record.worker) else {
             return self.count_dropped(1);
         };
-        let mut queue = shard.lock();
-        if queue.len() >= self.shard_max {
-            drop(queue);
+        let mut inside = shard.lock();
+        if inside.records.len() >= self.shard_max {
+            drop(inside);
             return self.count_dropped(1);
         }
-        queue.push_back(record);
-        drop(queue);
-        // The shard's lock orders this after the push: either the writer, about to park, sees the
-        // record in its last look, or we see its flag.
-        if self.is_writer_asleep.load(Ordering::SeqCst) {
-            self.wake_writer();
+        inside.records.push_back(record);
+        // Under the lock under which the writer took its last look: it has seen the record, or we see this.
+        let is_writer_asleep = std::mem::take(&mut inside.is_writer_asleep);
+        drop(inside);
+        if is_writer_asleep && let Some(writer) = self.writer.get() {
+            writer.unpark();
         }
     }
 
@@ -83,34 +88,31 @@ impl Ring {
     /// All that waits, one shard after the other, each into `take`.
     pub(super) fn drain(&self, mut take: impl FnMut(VecDeque<Record>)) {
         for shard in &self.shards {
-            let queue = std::mem::take(&mut *shard.lock());
-            if !queue.is_empty() {
-                take(queue);
+            let Inside { records, .. } = std::mem::take(&mut *shard.lock());
+            if !records.is_empty() {
+                take(records);
             }
         }
     }
 
     /// Parks the writer's own thread until there is work; spurious returns are allowed.
     pub(super) fn park_writer(&self) {
-        self.writer.get_or_init(std::thread::current);
-        self.is_writer_asleep.store(true, Ordering::SeqCst);
-        if self.shards.iter().all(|shard| shard.lock().is_empty()) {
-            std::thread::park();
-        }
-        self.is_writer_asleep.store(false, Ordering::SeqCst);
-    }
-
-    fn wake_writer(&self) {
-        if self.is_writer_asleep.swap(false, Ordering::SeqCst)
-            && let Some(writer) = self.writer.get()
-        {
-            writer.unpark();
+        self.writer.get_or_init(thread::current);
+        if self.shards.iter().all(Shard::is_idle) {
+            thread::park();
         }
     }
 }
 
 impl Shard {
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Record>> {
+    /// Nothing is here, and whoever brings something wakes the writer.
+    fn is_idle(&self) -> bool {
+        let mut inside = self.lock();
+        inside.is_writer_asleep = inside.records.is_empty();
+        inside.is_writer_asleep
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inside> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -9,12 +9,12 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
-use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use super::{Format, Ring, line};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::thread::{self, Thread};
 use crate::telemetry::record::Record;
 
 /// Between two looks at the ring while there is work: lines go out in batches, and a busy

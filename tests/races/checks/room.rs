@@ -1,0 +1,102 @@
+//! Limits that can be waited for: `Room` of `live.rs`.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+
+use tidegate_races::live::{Permit, Room};
+
+use crate::{Witness, in_every_order, join, task, with_preemptions};
+
+async fn place(room: Arc<Room>) -> Permit {
+    poll_fn(|cx| room.poll_take(cx)).await
+}
+
+#[test]
+fn a_place_given_back_while_somebody_begins_to_wait_wakes_him() {
+    in_every_order(|| {
+        let room = Room::new(1);
+        let held = room.take().expect("it is free");
+        let waiter = task(place(Arc::clone(&room)));
+        drop(held);
+        drop(join([waiter]));
+        assert_eq!(room.taken(), 0);
+    });
+}
+
+#[test]
+fn whoever_waits_to_look_again_is_woken_too() {
+    in_every_order(|| {
+        let room = Room::new(1);
+        let held = room.take().expect("it is free");
+        let waiter = task({
+            let room = Arc::clone(&room);
+            async move { poll_fn(|cx| room.poll_free(cx)).await }
+        });
+        drop(held);
+        join([waiter]);
+    });
+}
+
+#[test]
+fn a_limit_that_rises_wakes_whoever_waits() {
+    in_every_order(|| {
+        let room = Room::new(0);
+        let waiter = task(place(Arc::clone(&room)));
+        room.set_limit(1);
+        drop(join([waiter]));
+    });
+}
+
+#[test]
+fn two_that_wait_for_one_place_both_get_it_in_the_end() {
+    with_preemptions(3, || {
+        let (room, inside) = (Room::new(1), Arc::new(Witness::default()));
+        let held = room.take().expect("it is free");
+        let waiter = |_| {
+            let (room, inside) = (Arc::clone(&room), Arc::clone(&inside));
+            task(async move {
+                let permit = place(room).await;
+                inside.enter();
+                inside.leave();
+                drop(permit);
+            })
+        };
+        let waiters: Vec<_> = (0..2).map(waiter).collect();
+        drop(held);
+        join(waiters);
+        assert_eq!((inside.most(), room.taken()), (1, 0));
+    });
+}
+
+#[test]
+fn two_places_given_back_at_once_serve_whoever_waits() {
+    with_preemptions(3, || {
+        let room = Room::new(2);
+        let [first, second] = [(); 2].map(|()| room.take().expect("it is free"));
+        let waiter = task(place(Arc::clone(&room)));
+        let giver = loom::thread::spawn(move || drop(first));
+        drop(second);
+        join([giver]);
+        drop(join([waiter]));
+        assert_eq!(room.taken(), 0);
+    });
+}
+
+#[test]
+fn who_leaves_while_he_is_woken_takes_the_wake_up_from_nobody() {
+    with_preemptions(3, || {
+        let room = Room::new(1);
+        let held = room.take().expect("it is free");
+        let leaver = loom::thread::spawn({
+            let room = Arc::clone(&room);
+            // His waker is left behind, and wakes nobody.
+            move || drop(room.poll_take(&mut Context::from_waker(Waker::noop())))
+        });
+        let waiter = task(place(Arc::clone(&room)));
+        drop(held);
+        join([leaver]);
+        drop(join([waiter]));
+        assert_eq!(room.taken(), 0);
+    });
+}
