@@ -3,6 +3,7 @@
 pub mod outcome; // how a connection ended, in one word
 pub mod limit; // how many at once
 pub mod prefix; // networks of addresses
+pub mod networks; // which rule holds for an address
 pub mod acl; // which addresses may come in
 pub mod table; // how many connections each source has
 pub mod bucket; // how many in a while
