@@ -23,6 +23,7 @@ use crate::core::budget::Budget;
 use crate::core::latency::Latency;
 use crate::core::limit::Places;
 use crate::core::outlier::Ward;
+use crate::core::priority::Reach;
 use crate::core::slow_start::Share;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, MutexGuard};
@@ -51,16 +52,27 @@ impl Room {
 
     /// A place, if there is one.
     pub fn take(self: &Arc<Self>) -> Option<Permit> {
-        self.places.take().map(|_| Permit(Arc::clone(self)))
+        self.take_within(Reach::WHOLE)
+    }
+
+    /// The same while less than that part of the room is taken.
+    pub fn take_within(self: &Arc<Self>, reach: Reach) -> Option<Permit> {
+        self.places.take_within(reach).map(|_| Permit(Arc::clone(self)))
     }
 
     /// A place, as soon as there is one. For use under `std::future::poll_fn`.
     pub fn poll_take(self: &Arc<Self>, cx: &mut Context<'_>) -> Poll<Permit> {
-        if let Some(permit) = self.take() {
+        self.poll_take_within(Reach::WHOLE, cx)
+    }
+
+    /// The same as soon as less than that part of the room is taken. Whoever waits for a part looks each
+    /// time that a place is given back, and not only when the room was full.
+    pub fn poll_take_within(self: &Arc<Self>, reach: Reach, cx: &mut Context<'_>) -> Poll<Permit> {
+        if let Some(permit) = self.take_within(reach) {
             return Poll::Ready(permit);
         }
         self.await_place(cx);
-        match self.take() {
+        match self.take_within(reach) {
             Some(permit) => Poll::Ready(permit),
             None => Poll::Pending,
         }

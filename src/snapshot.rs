@@ -12,6 +12,7 @@ use crate::config::plan;
 use crate::core::acl::Acl;
 use crate::core::balance::Chooser;
 use crate::core::health;
+use crate::core::priority::{Among, Priority, Reach};
 use crate::core::slow_start::Share;
 use crate::core::split::Split;
 use crate::live::{ListenerLive, Loads, PoolLive, Room, RouteLive, ServerLive};
@@ -40,6 +41,10 @@ pub struct Listener {
     pub routes: Vec<Route>,
     /// Where connections are counted that end before they have a route.
     pub flow: Arc<Flow>,
+    /// Classes of this listener's clients: they share its room.
+    pub own_classes: Among,
+    /// Those of all listeners: they share the room of the process.
+    pub all_classes: Among,
 }
 
 impl Listener {
@@ -50,6 +55,30 @@ impl Listener {
             std::iter::once(&target.pool).chain(target.canary.as_ref().map(|canary| &canary.pool))
         })
     }
+
+    pub fn reaches(&self, class: Priority) -> Reaches {
+        Reaches { listener: self.own_classes.reach(class), process: self.all_classes.reach(class) }
+    }
+
+    /// How far anybody reaches who may come here: that is what holds before it is known who does. In a dry
+    /// run, nobody is kept out for his class.
+    pub fn reaches_of_anybody(&self) -> Reaches {
+        match self.plan.admission.mode {
+            plan::AdmissionMode::Enforce => self.reaches(self.own_classes.top()),
+            plan::AdmissionMode::DryRun => Reaches::WHOLE,
+        }
+    }
+}
+
+/// How far a client may fill the rooms that it is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reaches {
+    pub listener: Reach,
+    pub process: Reach,
+}
+
+impl Reaches {
+    pub const WHOLE: Reaches = Reaches { listener: Reach::WHOLE, process: Reach::WHOLE };
 }
 
 /// Where some of a listener's clients go.

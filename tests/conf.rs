@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use tidegate::config::plan::{
-    Admin, Affinity, CircuitBreaker, HealthCheck, Listener, Log, OutlierDetection, Plan, Pool, Process,
-    Server,
+    Admin, Affinity, CircuitBreaker, HealthCheck, Listener, Log, OutlierDetection, Plan, Pool, Priority,
+    Process, Server,
 };
 use tidegate::config::{self, Colour, Format};
 
@@ -99,6 +99,7 @@ fn the_reference_shows_every_key_in_its_table() {
                 | "affinity"
                 | "canary"
                 | "tls"
+                | "priority_from"
                 | "a table of `servers`"
                 | "a table of `steps`" => text.contains(&format!(" {key} = ")),
                 "[listener.NAME]" if *key == "route" => text.contains(".route]]\n"),
@@ -129,6 +130,7 @@ fn what_the_reference_comments_out_holds_too() {
         canary.split.share.to_string()
     });
     assert_eq!(shares, ["5%", "0.5%"]);
+    assert_eq!(plan.listeners[0].classes.of("10.1.1.1".parse().unwrap()), Priority::High);
     assert_eq!(plan.pools[0].health_check.as_ref().unwrap().port, Some(8008));
     assert_eq!(plan.pools[0].fallback.as_deref(), Some("web-static"));
     assert_eq!(plan.pools[0].affinity, Some(Affinity::default()));
@@ -137,9 +139,9 @@ fn what_the_reference_comments_out_holds_too() {
 
 #[test]
 fn the_defaults_table_reaches_listeners_and_pools_that_say_nothing() {
-    let text = "[defaults]\nallow = [\"192.0.2.0/24\"]\ndeny = [\"192.0.2.1\"]\nidle_timeout = \"off\"\ntcp_keepalive = \"7s\"\nbalance = \"first\"\nretry = { attempts = 9 }\n\
+    let text = "[defaults]\nallow = [\"192.0.2.0/24\"]\ndeny = [\"192.0.2.1\"]\npriority = \"low\"\npriority_from = { high = [\"192.0.2.1\"] }\nidle_timeout = \"off\"\ntcp_keepalive = \"7s\"\nbalance = \"first\"\nretry = { attempts = 9 }\n\
                 [listener.a]\nbind = [\"127.0.0.1:80\"]\npool = \"a\"\n\
-                [listener.b]\nbind = [\"127.0.0.1:81\"]\npool = \"b\"\nidle_timeout = \"3s\"\ndeny = []\n\
+                [listener.b]\nbind = [\"127.0.0.1:81\"]\npool = \"b\"\nidle_timeout = \"3s\"\ndeny = []\npriority = \"lowest\"\n\
                 [pool.a]\nservers = [\"192.0.2.1:80\"]\n\
                 [pool.b]\nservers = [\"192.0.2.1:80\"]\nbalance = \"random\"\ntcp_keepalive = \"off\"\n";
     let plan = config::parse("t.toml", text).unwrap().plan;
@@ -149,6 +151,9 @@ fn the_defaults_table_reaches_listeners_and_pools_that_say_nothing() {
         (acl.allowed().len(), acl.denied().len())
     };
     assert_eq!((rules(0), rules(1)), ((1, 1), (1, 0)));
+    let classes = |listener: usize| plan.listeners[listener].classes.all().collect::<Vec<_>>();
+    assert_eq!(classes(0), [Priority::High, Priority::Low]);
+    assert_eq!(classes(1), [Priority::High, Priority::Lowest]);
     assert_eq!(plan.listeners[0].idle_timeout, None);
     assert_eq!(plan.listeners[1].idle_timeout, Some(seconds(3)));
     assert_eq!(plan.listeners[1].tcp.keepalive, Some(seconds(7)));

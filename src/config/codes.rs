@@ -87,6 +87,8 @@ codes! {
     BadAuthorities = "E0141", "`verify` names a file of certificates in PEM, each fit for an authority that may issue \
         servers' certificates. The file must exist, be readable for the user that Tidegate runs as, and hold one \
         at least.";
+    TwoClasses = "E0150", "Clients have one class each, which the longest of the networks that they are in names: \
+        a network in two classes would name two.";
     UnusedPool = "W0001", "No listener uses the pool and none falls back to it, so it gets no traffic.";
     NoEffect = "W0002", "The key is understood, but another key keeps it from having any effect.";
     SlowCheck = "W0003", "A health check may take longer than the time between two checks: failures are then \

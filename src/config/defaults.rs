@@ -203,6 +203,7 @@ impl Listener {
             max_connections: None,
             when_full: WHEN_FULL,
             admission: Admission::default(),
+            classes: Arc::default(),
             idle_timeout: IDLE_TIMEOUT,
             half_close_timeout: HALF_CLOSE_TIMEOUT,
             tcp: Tcp::default(),

@@ -20,6 +20,7 @@ pub use crate::core::bucket::Rate;
 use crate::core::outcome::words;
 pub use crate::core::outlier::Rules as OutlierDetection;
 use crate::core::prefix::Prefix;
+pub use crate::core::priority::{Classes, Priority};
 pub use crate::core::split::{By as SplitBy, Share, Split};
 pub use probe::{
     CheckKind, Galera, Http, Login, Method, Mysql, Password, Postgres, Probe, Redis, Role, SendProxy, Smtp,
@@ -145,6 +146,8 @@ pub struct Listener {
     pub max_connections: Option<usize>,
     pub when_full: WhenFull,
     pub admission: Admission,
+    /// Who comes first when room is short. Shared by all listeners that take it from `[defaults]`.
+    pub classes: Arc<Classes>,
     /// Both directions silent for this long: the connection is closed. `None` is never.
     pub idle_timeout: Option<Duration>,
     /// One side has ended and the other is silent for this long. `None` is never.

@@ -3,6 +3,7 @@
 //! Writes what differs from the defaults, and what a reader looks for first (`bind`, `pool`,
 //! `balance`, `servers`). What it writes reads back as the same plan.
 
+mod admission; // who may come in, and who first
 mod probe; // what a check asks
 mod route; // where clients go
 
@@ -11,8 +12,8 @@ use std::time::Duration;
 
 use super::defaults;
 use super::plan::{
-    AccessLog, AccessOutput, Admin, Admission, Affinity, Auto, CircuitBreaker, HealthCheck, Listener, Log,
-    OnServerDown, OutlierDetection, Plan, Pool, Process, Queue, Rate, Retry, Server, Tcp,
+    AccessLog, AccessOutput, Admin, Affinity, Auto, CircuitBreaker, HealthCheck, Listener, Log, OnServerDown,
+    OutlierDetection, Plan, Pool, Process, Queue, Retry, Server, Tcp,
 };
 use super::units::{write_duration, write_percent};
 use crate::core::prefix::Prefix;
@@ -110,7 +111,8 @@ fn listener(listener: &Listener, out: &mut Out) {
         out.key("max_connections", limit);
     }
     out.unless("when_full", &listener.when_full, &defaults::WHEN_FULL, |when| text(when.word()));
-    admission(&listener.admission, out);
+    admission::admission(&listener.admission, out);
+    admission::classes(&listener.classes, out);
     out.unless("idle_timeout", &listener.idle_timeout, &defaults::IDLE_TIMEOUT, length_or_off);
     out.unless(
         "half_close_timeout",
@@ -125,36 +127,6 @@ fn listener(listener: &Listener, out: &mut Out) {
 fn networks(list: &[Prefix]) -> String {
     let list: Vec<_> = list.iter().map(|network| text(&network.to_string())).collect();
     format!("[{}]", list.join(", "))
-}
-
-fn admission(admission: &Admission, out: &mut Out) {
-    for (key, list) in [("allow", admission.acl.allowed()), ("deny", admission.acl.denied())] {
-        if !list.is_empty() {
-            out.key(key, networks(list));
-        }
-    }
-    let default = Admission::default();
-    out.unless(
-        "max_connections_per_source",
-        &admission.max_connections_per_source,
-        &default.max_connections_per_source,
-        |limit| limit.map_or_else(|| text("off"), |limit| limit.to_string()),
-    );
-    out.unless(
-        "source_prefix_ipv6",
-        &admission.source_prefix_ipv6,
-        &default.source_prefix_ipv6,
-        u8::to_string,
-    );
-    out.unless("admission", &admission.mode, &default.mode, |mode| text(mode.word()));
-    let rate = |rate: &Option<Rate>| rate.map_or_else(|| text("off"), |rate| text(&rate.to_string()));
-    out.unless("connection_rate", &admission.connection_rate, &default.connection_rate, rate);
-    out.unless(
-        "connection_rate_per_source",
-        &admission.connection_rate_per_source,
-        &default.connection_rate_per_source,
-        rate,
-    );
 }
 
 fn pool(pool: &Pool, out: &mut Out) {
@@ -315,17 +287,14 @@ fn bare(key: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
     use std::path::PathBuf;
-    use std::sync::Arc;
 
     use proptest::prelude::*;
 
     use super::*;
     use crate::config::parse;
     use crate::config::plan::{
-        AccessWhen, Acl, AdmissionMode, AffinityBy, Balance, HashKey, Io, Level, LogFormat, OnNoServer,
-        SendProxy, WhenFull,
+        AccessWhen, AffinityBy, Balance, HashKey, Io, Level, LogFormat, OnNoServer, SendProxy, WhenFull,
     };
 
     fn word<T: Copy + std::fmt::Debug>(all: &'static [T]) -> impl Strategy<Value = T> {
@@ -373,40 +342,17 @@ mod tests {
         )
     }
 
-    fn prefix() -> impl Strategy<Value = Prefix> {
-        let v4 = (any::<u32>(), 0..=32u8).prop_map(|(bits, length)| (IpAddr::V4(bits.into()), length));
-        let v6 = (any::<u128>(), 0..=128u8).prop_map(|(bits, length)| (IpAddr::V6(bits.into()), length));
-        prop_oneof![v4, v6].prop_map(|(address, length)| Prefix::around(address, length).unwrap())
-    }
-
-    fn admission() -> impl Strategy<Value = Admission> {
-        let list = || prop::collection::vec(prefix(), 0..4);
-        let rate = || {
-            let per = prop::sample::select(vec![1, 60, 3600]).prop_map(Duration::from_secs);
-            prop::option::of((1..=Rate::COUNT_MAX, per).prop_map(|(count, per)| Rate { count, per }))
-        };
-        let limits = (prop::option::of(1..1000usize), 1..=128u8);
-        let all = (word(AdmissionMode::ALL), (list(), list()), limits, (rate(), rate()));
-        all.prop_map(|(mode, (allow, deny), limits, rates)| Admission {
-            mode,
-            acl: Arc::new(Acl::new(allow, deny)),
-            max_connections_per_source: limits.0,
-            source_prefix_ipv6: limits.1,
-            connection_rate: rates.0,
-            connection_rate_per_source: rates.1,
-        })
-    }
-
     /// The listener of that number, for the pool of the same number; the number keeps ports apart.
     fn listener(number: u16) -> impl Strategy<Value = Listener> {
         let times = (prop::option::of(duration(1)), prop::option::of(duration(1)));
-        let entry = (prop::option::of(1..100_000usize), word(WhenFull::ALL), admission());
+        let entry =
+            (prop::option::of(1..100_000usize), word(WhenFull::ALL), admission::tests::any_admission());
         let ways = (route::tests::routes(), route::tests::target(["p-0", "p-1"][usize::from(number)]));
-        (times, entry, tcp(), ways).prop_map(
+        (times, entry, (admission::tests::any_classes(), tcp()), ways).prop_map(
             move |(
                 (idle_timeout, half_close_timeout),
                 (max_connections, when_full, admission),
-                tcp,
+                (classes, tcp),
                 ways,
             )| {
                 let is_alone = ways.0.is_empty();
@@ -424,6 +370,7 @@ mod tests {
                     max_connections,
                     when_full,
                     admission,
+                    classes,
                     tcp,
                     ..plain
                 }

@@ -17,6 +17,7 @@ use super::view::{Shown, VERSION, servers_in};
 use crate::core::breaker;
 use crate::core::health::State;
 use crate::core::outcome::{By, Reason};
+use crate::core::priority::Priority;
 use crate::live::{RouteLive, ServerLive};
 use crate::snapshot::{Pool, Route, Server, Snapshot};
 use crate::telemetry::histogram::Summed;
@@ -102,6 +103,11 @@ fn listeners(snapshot: &Snapshot, page: &mut Page<'_>) -> Result<(), Error> {
         by_reason(&[("listener", name)], |reason| live.stats.sum(|stats| stats.rejected.get(reason)))
     });
     page.counter("listener_rejected_connections", "Connections refused by a limit or a rule", rejected)?;
+    let outranked = all.iter().flat_map(|(name, live)| {
+        by_class(("listener", name), |class| live.stats.sum(|stats| stats.outranked.get(class)))
+    });
+    let help = "Those of the rejected for whom room was left, but not for clients of their class";
+    page.counter("listener_refused_by_priority", help, outranked)?;
     let would_reject = all.iter().flat_map(|(name, live)| {
         by_reason(&[("listener", name)], |reason| live.stats.sum(|stats| stats.would_reject.get(reason)))
     });
@@ -324,6 +330,13 @@ fn checks(all: &[CheckedServer], page: &mut Page<'_>) -> Result<(), Error> {
         Sample::count(&[("pool", pool), ("server", server)], checked.changes.get())
     });
     page.counter("health_state_changes", "How often the server went up or down", changes)
+}
+
+/// A series for each class that it has happened to.
+fn by_class(label: (&'static str, &str), count: impl Fn(Priority) -> u64) -> Vec<Sample> {
+    let counted = Priority::ALL.iter().map(|class| (class.word(), count(*class)));
+    let happened = counted.filter(|(_, count)| *count > 0);
+    happened.map(|(word, count)| Sample::count(&[label, ("priority", word)], count)).collect()
 }
 
 /// A series for each reason that has happened. Those that have not are left out: 19 zeros for

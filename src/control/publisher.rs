@@ -16,6 +16,7 @@ use self::routing::Routing;
 use crate::config::plan::{self, Auto, Plan};
 use crate::core::balance::{Chooser, Member};
 use crate::core::health::State;
+use crate::core::priority::Among;
 use crate::live::gate::Gate;
 use crate::live::{
     Answers, Guard, ListenerLive, Loads, PoolLive, Room, RouteLive, Rules, ServerLive, Warmup,
@@ -140,10 +141,13 @@ impl Publisher {
         let previous = Arc::clone(&self.current);
         let loose = plan.pools.iter().map(|pool| (pool.name.clone(), self.pool(pool, &previous)));
         let pools = linked(loose.collect(), BTreeMap::new());
+        let all_classes = Among::new(plan.listeners.iter().flat_map(|listener| listener.classes.all()));
         let listeners = plan
             .listeners
             .iter()
-            .filter_map(|listener| Some((listener.name.clone(), Arc::new(self.listener(listener, &pools)?))))
+            .filter_map(|listener| {
+                Some((listener.name.clone(), Arc::new(self.listener(listener, &pools, all_classes)?)))
+            })
             .collect();
         self.current = Arc::new(Snapshot {
             generation: previous.generation + 1,
@@ -155,7 +159,12 @@ impl Publisher {
     }
 
     /// `None` where a pool of it does not exist; `check.rs` saw to it that each one does.
-    fn listener(&mut self, plan: &plan::Listener, pools: &BTreeMap<String, Arc<Pool>>) -> Option<Listener> {
+    fn listener(
+        &mut self,
+        plan: &plan::Listener,
+        pools: &BTreeMap<String, Arc<Pool>>,
+        all_classes: Among,
+    ) -> Option<Listener> {
         let workers = self.workers;
         let limit = plan.max_connections.unwrap_or(usize::MAX);
         let live = self.registry.listeners.entry(plan.name.clone()).or_insert_with(|| {
@@ -167,7 +176,8 @@ impl Publisher {
         let live = Arc::clone(live);
         let mut routing = Routing { listener: plan, pools, registry: &mut self.registry, workers };
         let (routes, flow) = (routing.routes()?, routing.flow_at_first());
-        Some(Listener { plan: plan.clone(), live, routes, flow })
+        let own_classes = Among::new(plan.classes.all());
+        Some(Listener { plan: plan.clone(), live, routes, flow, own_classes, all_classes })
     }
 
     fn pool(&mut self, plan: &plan::Pool, previous: &Snapshot) -> Pool {
@@ -230,7 +240,7 @@ impl Publisher {
         let mut listeners = old.listeners.clone();
         for listener in listeners.values_mut() {
             if !listener.pools().all(is_as_it_was)
-                && let Some(changed) = self.listener(&listener.plan, &pools)
+                && let Some(changed) = self.listener(&listener.plan, &pools, listener.all_classes)
             {
                 *listener = Arc::new(changed);
             }

@@ -5,6 +5,8 @@
 
 use crate::sync::atomic::{AtomicUsize, Ordering};
 
+use super::priority::Reach;
+
 /// A count of places taken and the limit over it. Padded to a cache line of its own,
 /// because every worker writes it for every connection.
 #[derive(Debug)]
@@ -22,7 +24,12 @@ impl Places {
 
     /// Takes a place and says how many are taken now, or says no and changes nothing.
     pub fn take(&self) -> Option<usize> {
-        let limit = self.limit.load(Ordering::Relaxed);
+        self.take_within(Reach::WHOLE)
+    }
+
+    /// The same while less than that part of the limit is taken.
+    pub fn take_within(&self, reach: Reach) -> Option<usize> {
+        let limit = reach.of(self.limit.load(Ordering::Relaxed));
         let mut taken = self.taken.load(Ordering::Relaxed);
         while taken < limit {
             match self.taken.compare_exchange_weak(taken, taken + 1, Ordering::AcqRel, Ordering::Relaxed) {
@@ -63,17 +70,21 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::priority::{Among, Priority};
     use super::*;
 
     #[derive(Clone, Debug)]
     enum Step {
         Take,
         GiveBack,
+        /// For a lower class, beside three higher ones.
+        TakeWithin,
         SetLimit(usize),
     }
 
     fn step() -> impl Strategy<Value = Step> {
-        prop_oneof![4 => Just(Step::Take), 3 => Just(Step::GiveBack), 1 => (0_usize..6).prop_map(Step::SetLimit)]
+        let to = (0_usize..6).prop_map(Step::SetLimit);
+        prop_oneof![3 => Just(Step::Take), 2 => Just(Step::TakeWithin), 3 => Just(Step::GiveBack), 1 => to]
     }
 
     proptest! {
@@ -83,12 +94,18 @@ mod tests {
             steps in prop::collection::vec(step(), 0..60),
         ) {
             let places = Places::new(first_limit);
+            let lowest = Among::new([Priority::Highest]).reach(Priority::Lowest);
             let (mut taken, mut limit) = (0, first_limit);
             for step in steps {
                 match step {
                     Step::Take => {
                         let expected = (taken < limit).then_some(taken + 1);
                         prop_assert_eq!(places.take(), expected);
+                        taken = expected.unwrap_or(taken);
+                    }
+                    Step::TakeWithin => {
+                        let expected = (taken < lowest.of(limit)).then_some(taken + 1);
+                        prop_assert_eq!(places.take_within(lowest), expected);
                         taken = expected.unwrap_or(taken);
                     }
                     Step::GiveBack if taken > 0 => {

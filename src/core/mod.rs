@@ -5,6 +5,7 @@ pub mod limit; // how many at once
 pub mod prefix; // networks of addresses
 pub mod networks; // which rule holds for an address
 pub mod acl; // which addresses may come in
+pub mod priority; // who comes first when room is short
 pub mod table; // how many connections each source has
 pub mod bucket; // how many in a while
 pub mod health; // up or down, from the results of checks

@@ -1,9 +1,10 @@
 //! Takes clients, one after the other, while there is room for them.
 //!
 //! Where a listener lets clients wait, room is found first and the client is taken then: until
-//! that moment it stands in the kernel's queue, which costs us nothing and loses nobody.
+//! that moment it stands in the kernel's queue, which costs us nothing and loses nobody. Room is sought for
+//! the highest class that may come to the listener, so that no lower one stands in its way; a client of a
+//! lower one has to find places of its own afterwards, and is refused where there are none.
 
-use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -11,6 +12,7 @@ use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use super::admit::{Verdict, judge};
@@ -21,9 +23,10 @@ use super::signal::Signal;
 use super::visit::{Arrival, Visit};
 use super::worker::Worker;
 use crate::config::plan::WhenFull;
-use crate::live::{Permit, gate};
+use crate::core::priority::{Priority, Reach};
+use crate::live::{Permit, Room, gate};
 use crate::net::{self, Sock, either};
-use crate::snapshot::Listener;
+use crate::snapshot::{Listener, Reaches};
 
 /// After a failed accept(2), the first pause and the longest. Descriptors and memory come back
 /// when others give them back, which no event tells: asking on would only burn the core.
@@ -49,37 +52,51 @@ pub(super) struct Places {
     _process: Permit,
 }
 
-/// Which limit is reached.
-pub(super) enum Full {
-    Listener(usize),
-    Process(usize),
+/// Which limit is reached, as far as a client reaches.
+pub(super) struct Full {
+    whose: &'static str,
+    limit: usize,
+    /// What of it the client's class may fill.
+    part: usize,
 }
 
-impl fmt::Display for Full {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Full::Listener(limit) => write!(f, "the listener is at its max_connections ({limit})"),
-            Full::Process(limit) => write!(f, "the process is at its max_connections ({limit})"),
+impl Full {
+    fn of(whose: &'static str, room: &Room, reach: Reach) -> Self {
+        let limit = room.limit();
+        Full { whose, limit, part: reach.of(limit) }
+    }
+
+    /// Another class might still find a place.
+    pub(super) fn is_for_some(&self) -> bool {
+        self.part < self.limit
+    }
+
+    /// For the one who is told to go.
+    pub(super) fn told(&self, class: Priority) -> String {
+        let Full { whose, limit, part } = self;
+        if self.is_for_some() {
+            return format!(
+                "the {whose} lets clients of priority {class} fill {part} of its max_connections ({limit}), \
+                 and so many are taken"
+            );
         }
+        format!("the {whose} is at its max_connections ({limit})")
     }
 }
 
 impl Places {
-    pub(super) fn take(listener: &Listener, worker: &Worker) -> Result<Self, Full> {
+    pub(super) fn take(reaches: Reaches, listener: &Listener, worker: &Worker) -> Result<Self, Full> {
         let (room, process) = (&listener.live.room, &worker.process_room);
-        let listener = room.take().ok_or_else(|| Full::Listener(room.limit()))?;
-        let process = process.take().ok_or_else(|| Full::Process(process.limit()))?;
-        Ok(Places { _source: None, _listener: listener, _process: process })
+        let full = |whose, room, reach| move || Full::of(whose, room, reach);
+        let own = room.take_within(reaches.listener);
+        let own = own.ok_or_else(full("listener", room, reaches.listener))?;
+        let all = process.take_within(reaches.process);
+        let all = all.ok_or_else(full("process", process, reaches.process))?;
+        Ok(Places { _source: None, _listener: own, _process: all })
     }
 
     pub(super) fn with(self, source: Option<Box<gate::Place>>) -> Self {
         Places { _source: source, ..self }
-    }
-
-    async fn wait(listener: &Listener, worker: &Worker) -> Self {
-        let listener = poll_fn(|cx| listener.live.room.poll_take(cx)).await;
-        let process = poll_fn(|cx| worker.process_room.poll_take(cx)).await;
-        Places { _source: None, _listener: listener, _process: process }
     }
 }
 
@@ -152,10 +169,10 @@ impl Door {
     /// Takes one client and has it served; `false` when nobody waits.
     async fn take_one(&self, mut world: Arc<Listener>) -> io::Result<bool> {
         let places = match world.plan.when_full {
-            WhenFull::Wait => match Places::take(&world, &self.worker) {
+            WhenFull::Wait => match Places::take(world.reaches_of_anybody(), &world, &self.worker) {
                 Ok(places) => Some(places),
                 Err(_) => {
-                    let places = Places::wait(&world, &self.worker).await;
+                    let places = self.wait_for_places(&world).await;
                     world = self.worker.listener(&self.name).unwrap_or(world); // there may have been a reload
                     Some(places)
                 }
@@ -166,8 +183,9 @@ impl Door {
         match self.socket.accept() {
             Ok(Some((socket, peer))) => {
                 stats.accepted.add(1);
-                let verdict = judge(peer, places, &world, &self.worker);
-                self.worker.place(self.taken(socket, peer, verdict, world))?;
+                let class = world.plan.classes.of(peer.ip());
+                let verdict = judge(peer, class, places, &world, &self.worker);
+                self.worker.place(self.taken(socket, (peer, class), verdict, world))?;
                 Ok(true)
             }
             Ok(None) => Ok(false),
@@ -178,7 +196,35 @@ impl Door {
         }
     }
 
-    fn taken(&self, socket: OwnedFd, peer: SocketAddr, verdict: Verdict, world: Arc<Listener>) -> Taken {
+    async fn wait_for_places(&self, world: &Listener) -> Places {
+        let own = self.place_in(&world.live.room, |reaches| reaches.listener).await;
+        let all = self.place_in(&self.worker.process_room, |reaches| reaches.process).await;
+        Places { _source: None, _listener: own, _process: all }
+    }
+
+    /// A place, as soon as the listener's clients may have one; a reload may change how far they reach.
+    async fn place_in(&self, room: &Arc<Room>, reach: impl Fn(Reaches) -> Reach) -> Permit {
+        loop {
+            let news = self.worker.news.rings();
+            let world = self.worker.listener(&self.name);
+            let reach = reach(world.map_or(Reaches::WHOLE, |world| world.reaches_of_anybody()));
+            let found = poll_fn(|cx| match room.poll_take_within(reach, cx) {
+                Poll::Ready(permit) => Poll::Ready(Some(permit)),
+                Poll::Pending => self.worker.news.poll_after(news, cx).map(|()| None),
+            });
+            if let Some(permit) = found.await {
+                return permit;
+            }
+        }
+    }
+
+    fn taken(
+        &self,
+        socket: OwnedFd,
+        (peer, class): (SocketAddr, Priority),
+        verdict: Verdict,
+        world: Arc<Listener>,
+    ) -> Taken {
         let worker = &self.worker;
         // Who is refused is not worth another worker's turn.
         let seat = match &verdict {
@@ -188,6 +234,7 @@ impl Door {
         Taken {
             socket,
             peer,
+            class,
             at: self.at,
             accepted: worker.net.now(),
             world,
@@ -215,11 +262,11 @@ impl Worker {
     /// # Errors
     /// As [`Self::place`].
     pub(super) fn welcome(self: &Rc<Self>, client: Taken) -> io::Result<()> {
-        let Taken { socket, peer, at, accepted, world, generation, verdict, seat } = client;
+        let Taken { socket, peer, class, at, accepted, world, generation, verdict, seat } = client;
         let sock = self.net.adopt(socket)?;
         let local = if at.ip().is_unspecified() { sock.local_address().unwrap_or(at) } else { at };
         let conn_id = self.next_conn_id();
-        let arrival = Arrival { conn_id, accepted, generation, client: peer, local, seat };
+        let arrival = Arrival { conn_id, accepted, generation, client: peer, class, local, seat };
         let visit = Visit::begin(arrival, Arc::clone(&world.live), Arc::clone(&world.flow));
         self.enter(&visit);
         self.net.spawn(serve(Client { sock, verdict }, visit, world, Rc::clone(self)));

@@ -7,14 +7,16 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use super::accept::{Client, Places};
+use super::accept::{Client, Full, Places};
 use super::worker::Worker;
 use crate::config::plan::AdmissionMode;
 use crate::core::acl::Denied;
 use crate::core::outcome::{By, Close, How, Phase, Reason};
+use crate::core::priority::{Priority, Reach};
+use crate::live::Room;
 use crate::live::gate::Place;
 use crate::net::Sock;
-use crate::snapshot::Listener;
+use crate::snapshot::{Listener, Reaches};
 
 /// A client that may be served. It holds its places under `max_connections`.
 pub(super) struct Admitted {
@@ -34,20 +36,57 @@ pub(super) fn admit(client: Client) -> Result<Admitted, Close> {
     }
 }
 
-/// Whether a client from there may in. `held` are its places, where clients wait for those.
+/// Whether a client from there may in. `held` are places for the highest class of the listener, where
+/// clients wait for those.
 ///
 /// # Errors
-/// `acl_deny`, `source_limit`, `rate_limit`, and `listener_limit` where there is no room and the
-/// listener refuses.
-pub(super) fn judge(from: SocketAddr, held: Option<Places>, listener: &Listener, worker: &Worker) -> Verdict {
+/// `acl_deny`, `source_limit`, `rate_limit`, and `listener_limit` where there is no room, or none for
+/// clients of that class.
+pub(super) fn judge(
+    from: SocketAddr,
+    class: Priority,
+    held: Option<Places>,
+    listener: &Listener,
+    worker: &Worker,
+) -> Verdict {
     let now = worker.net.now();
     let source = enforced(judge_source(from.ip().to_canonical(), listener, now), listener, worker)?;
-    let places = held.map_or_else(|| Places::take(listener, worker), Ok);
-    let places = places.map_err(|full| refused(Reason::ListenerLimit, full.to_string()))?;
+    let places = find_places(class, held, listener, worker).map_err(|full| {
+        if full.is_for_some() {
+            listener.live.stats.of(worker.index).outranked.add(class);
+        }
+        refused(Reason::ListenerLimit, full.told(class))
+    })?;
     if source.is_some() {
         enforced(judge_rate(listener, now), listener, worker)?;
     }
     Ok(places.with(source.flatten()))
+}
+
+/// Places for a client of that class. One of a lower class than those that are held were found for has to
+/// find its own, and whoever waits for them comes first. For the moment in which another worker looks for
+/// a client, the place that it holds counts as taken: it may cost one of a lower class its last place, never
+/// one of the highest.
+fn find_places(
+    class: Priority,
+    held: Option<Places>,
+    listener: &Listener,
+    worker: &Worker,
+) -> Result<Places, Full> {
+    let reaches = listener.reaches(class);
+    if listener.plan.admission.mode == AdmissionMode::DryRun {
+        let places = held.map_or_else(|| Places::take(Reaches::WHOLE, listener, worker), Ok)?;
+        let is_beyond = |room: &Room, reach: Reach| room.taken() > reach.of(room.limit());
+        let (own, all) = (&listener.live.room, &worker.process_room);
+        if is_beyond(own, reaches.listener) || is_beyond(all, reaches.process) {
+            listener.live.stats.of(worker.index).would_reject.add(Reason::ListenerLimit);
+        }
+        return Ok(places);
+    }
+    match held.filter(|_| class == listener.own_classes.top()) {
+        Some(places) => Ok(places),
+        None => Places::take(reaches, listener, worker),
+    }
 }
 
 /// In a dry run a refusal is only counted, and `None`.

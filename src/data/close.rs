@@ -64,6 +64,7 @@ fn record(visit: &Visit, close: Close, worker: &Worker, total: std::time::Durati
         worker: worker.index,
         generation: visit.generation,
         client: visit.client,
+        priority: visit.class,
         local: visit.local,
         route: visit.route_name(close.phase),
         routed: (!matches!(close.phase, Phase::Accept | Phase::Route) && !flow.pool.is_empty())

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use super::admit::Verdict;
 use super::desk::Desk;
+use crate::core::priority::Priority;
 use crate::core::spread;
 use crate::live::{Loads, Seat};
 use crate::snapshot::Listener;
@@ -23,6 +24,7 @@ const HANDED_MAX: usize = 64;
 pub(super) struct Taken {
     pub(super) socket: OwnedFd,
     pub(super) peer: SocketAddr,
+    pub(super) class: Priority,
     /// Where it was taken.
     pub(super) at: SocketAddr,
     pub(super) accepted: Instant,

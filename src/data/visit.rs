@@ -14,6 +14,7 @@ use super::signal::Signal;
 use crate::config::plan::Route;
 use crate::core::balance::Why;
 use crate::core::outcome::{Phase, Reason};
+use crate::core::priority::Priority;
 use crate::live::{ListenerLive, RouteLive, Seat, ServerLive};
 use crate::net::Tally;
 use crate::telemetry::stats::Flow;
@@ -25,6 +26,7 @@ pub(super) struct Visit {
     pub(super) accepted: Instant,
     pub(super) generation: u64,
     pub(super) client: SocketAddr,
+    pub(super) class: Priority,
     pub(super) local: SocketAddr,
     pub(super) listener: Arc<ListenerLive>,
     /// Of the pool that serves it: another one once a fallback has been asked.
@@ -86,19 +88,21 @@ pub(super) struct Arrival {
     pub(super) accepted: Instant,
     pub(super) generation: u64,
     pub(super) client: SocketAddr,
+    pub(super) class: Priority,
     pub(super) local: SocketAddr,
     pub(super) seat: Seat,
 }
 
 impl Visit {
     pub(super) fn begin(arrival: Arrival, listener: Arc<ListenerLive>, flow: Arc<Flow>) -> Rc<Self> {
-        let Arrival { conn_id, accepted, generation, client, local, seat } = arrival;
+        let Arrival { conn_id, accepted, generation, client, class, local, seat } = arrival;
         Rc::new(Visit {
             conn_id,
             ts: SystemTime::now(),
             accepted,
             generation,
             client,
+            class,
             local,
             listener,
             flow: RefCell::new(flow),

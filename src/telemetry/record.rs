@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::core::balance::Why;
 use crate::core::outcome::{Close, Reason};
+use crate::core::priority::Priority;
 
 /// The version of the record's shape, as `"v"`: fields are added under it, never renamed.
 pub const VERSION: u32 = 1;
@@ -21,6 +22,8 @@ pub struct Record {
     pub worker: usize,
     pub generation: u64,
     pub client: SocketAddr,
+    /// The class that it came under.
+    pub priority: Priority,
     /// The address that the client connected to.
     pub local: SocketAddr,
     /// The route that took it, and whether a canary got it; `None` where it had not come so far.

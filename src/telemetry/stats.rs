@@ -3,6 +3,7 @@
 use super::counters::{Count, PerWorker};
 use super::histogram::Histogram;
 use crate::core::outcome::{By, Close, Reason};
+use crate::core::priority::Priority;
 
 /// What one worker counts of one listener.
 #[derive(Debug, Default)]
@@ -13,6 +14,8 @@ pub struct ListenerStats {
     pub accept_failures: Count,
     /// Connections refused by a limit or a rule before a server was chosen.
     pub rejected: ByReason,
+    /// Those of them that a client of a higher class would not have met.
+    pub outranked: ByPriority,
     /// Connections let in that would have been refused, had the admission been enforced.
     pub would_reject: ByReason,
     /// Bytes from clients.
@@ -78,6 +81,20 @@ impl ByReason {
 
     pub fn total(&self) -> u64 {
         self.0.iter().map(Count::get).sum()
+    }
+}
+
+/// A count for each class of clients.
+#[derive(Debug, Default)]
+pub struct ByPriority([Count; Priority::ALL.len()]);
+
+impl ByPriority {
+    pub fn add(&self, class: Priority) {
+        self.0[class.index()].add(1);
+    }
+
+    pub fn get(&self, class: Priority) -> u64 {
+        self.0[class.index()].get()
     }
 }
 

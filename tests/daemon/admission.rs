@@ -15,7 +15,7 @@ const fn source(last: u8) -> Ipv4Addr {
 
 /// The ways in which a reset reaches a client that waits for its greeting.
 #[track_caller]
-fn is_reset(outcome: io::Result<Client>) {
+pub fn is_reset(outcome: io::Result<Client>) {
     let error = outcome.expect_err("the client is refused");
     assert!(matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{error}");
 }
@@ -29,7 +29,7 @@ fn has_rejected(daemon: &Daemon, reason: &str, count: usize) {
     eventually(&what, PATIENCE, || (rejected() == count as f64).then_some(()));
 }
 
-fn reload(daemon: &mut Daemon, text: &str) {
+pub fn reload(daemon: &mut Daemon, text: &str) {
     let generation = daemon.metric("tidegate_config_generation", &[]);
     daemon.rewrite_config(text);
     daemon.signal(Signal::SIGHUP);
@@ -39,7 +39,7 @@ fn reload(daemon: &mut Daemon, text: &str) {
 }
 
 /// A connection whose client speaks from there and has not been greeted yet.
-fn knock(from: Ipv4Addr, at: SocketAddr) -> TcpStream {
+pub fn knock(from: Ipv4Addr, at: SocketAddr) -> TcpStream {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from((from, 0)).into()).unwrap();
     socket.connect(&at.into()).unwrap();

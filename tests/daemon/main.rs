@@ -16,6 +16,7 @@ mod losses; // some servers are lost while others serve
 mod observe; // what operators see
 mod pace; // how often servers are asked, and for whom
 mod peers; // scripted servers and clients
+mod priority; // who comes first when room is short
 mod queue; // clients that wait for a server
 mod reload; // SIGHUP
 mod slow_start; // a server that is new gets its share little by little

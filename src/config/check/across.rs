@@ -8,6 +8,7 @@ use std::ops::Range;
 use super::fallback;
 use super::listener::ListenerAt;
 use super::pool::PoolAt;
+use super::priority;
 use super::process::AdminAt;
 use super::section::nearest;
 use crate::config::mistake::{Code, Mistake, Mistakes, quoted};
@@ -25,6 +26,7 @@ pub fn check(
     check_ports(admin, listeners, found);
     check_loops(listeners, pools, found);
     check_limits(process, listeners, found);
+    priority::check(listeners, found);
 }
 
 /// Every listener's pool, and every pool's listener; `is_settled` says that all fallbacks are known.

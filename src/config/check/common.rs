@@ -2,15 +2,16 @@
 //!
 //! A value is looked for in the table itself, then in `[defaults]`, then in `defaults.rs`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::leaf::{self, Span};
 use super::section::{Field, Section};
-use super::{admission, keys};
+use super::{admission, keys, priority};
 use crate::config::defaults as built_in;
 use crate::config::file::Kind;
 use crate::config::mistake::{Code, Mistake, Mistakes};
-use crate::config::plan::{Admission, Balance, OnNoServer, Queue, Retry, Tcp, WhenFull};
+use crate::config::plan::{Admission, Balance, Classes, OnNoServer, Queue, Retry, Tcp, WhenFull};
 
 /// More attempts than any pool has servers worth trying while a client waits.
 const ATTEMPTS_MAX: i64 = 100;
@@ -27,6 +28,7 @@ pub struct Common {
     pub balance: Balance,
     pub when_full: WhenFull,
     pub admission: Admission,
+    pub classes: Arc<Classes>,
     pub on_no_server: OnNoServer,
     pub retry: Retry,
     pub slow_start: Option<Duration>,
@@ -43,6 +45,7 @@ impl Default for Common {
             balance: built_in::BALANCE,
             when_full: built_in::WHEN_FULL,
             admission: Admission::default(),
+            classes: Arc::default(),
             on_no_server: built_in::ON_NO_SERVER,
             retry: Retry::default(),
             slow_start: built_in::SLOW_START,
@@ -80,6 +83,7 @@ pub fn for_listener(section: &Section<'_>, mut common: Common, found: &mut Mista
         common.when_full = read.unwrap_or(common.when_full);
     }
     common.admission = admission::admission(section, common.admission, found);
+    common.classes = priority::classes(section, common.classes, found);
     common
 }
 

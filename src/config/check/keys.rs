@@ -96,6 +96,8 @@ pub const DEFAULTS: Keys = Keys {
         "source_prefix_ipv6",
         "connection_rate_per_source",
         "admission",
+        "priority",
+        "priority_from",
         "on_no_server",
         "retry",
         "slow_start",
@@ -120,6 +122,8 @@ pub const LISTENER: Keys = Keys {
         "connection_rate",
         "connection_rate_per_source",
         "admission",
+        "priority",
+        "priority_from",
         "idle_timeout",
         "half_close_timeout",
         "tcp_keepalive",
@@ -151,8 +155,15 @@ pub const LISTENER: Keys = Keys {
         ("whitelist", "allow"),
         ("blocklist", "deny"),
         ("blacklist", "deny"),
+        ("priority_class", "priority"),
         ("keepalive", "tcp_keepalive"),
     ],
+};
+
+pub const PRIORITY_FROM: Keys = Keys {
+    header: "priority_from",
+    names: &["highest", "high", "normal", "low", "lowest"],
+    foreign: FOREIGN_PRIORITY,
 };
 
 pub const POOL: Keys = Keys {
@@ -424,6 +435,7 @@ pub const ALL: [&Keys; 19] = [
     &ACCESS,
     &DEFAULTS,
     &LISTENER,
+    &PRIORITY_FROM,
     &ROUTE,
     &CANARY,
     &POOL,
@@ -519,4 +531,15 @@ pub const FOREIGN_ADMISSION: &[(&str, &str)] = &[
     ("monitor", "dry-run"),
     ("observe", "dry-run"),
     ("shadow", "dry-run"),
+];
+
+/// What others call a class of clients.
+pub const FOREIGN_PRIORITY: &[(&str, &str)] = &[
+    ("critical", "highest"),
+    ("max", "highest"),
+    ("default", "normal"),
+    ("medium", "normal"),
+    ("background", "lowest"),
+    ("bulk", "lowest"),
+    ("min", "lowest"),
 ];

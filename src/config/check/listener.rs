@@ -25,6 +25,8 @@ pub struct ListenerAt {
     pub limit_span: Option<Range<usize>>,
     /// `None` also where the limit comes from `[defaults]`.
     pub source_limit_span: Option<Range<usize>>,
+    /// `None` also where the class comes from `[defaults]`.
+    pub priority_span: Option<Range<usize>>,
 }
 
 pub fn listener(entry: &Entry, common: &Common, found: &mut Mistakes) -> ListenerAt {
@@ -38,6 +40,7 @@ pub fn listener(entry: &Entry, common: &Common, found: &mut Mistakes) -> Listene
         is_in_doubt: true,
         limit_span: None,
         source_limit_span: None,
+        priority_span: None,
     };
     let Kind::Table(table) = &entry.value.kind else {
         let field = Field { key: "listener", value: &entry.value };
@@ -54,9 +57,11 @@ pub fn listener(entry: &Entry, common: &Common, found: &mut Mistakes) -> Listene
         at.limit_span = Some(field.value.span.clone());
     }
     at.source_limit_span = section.get("max_connections_per_source").map(|field| field.value.span.clone());
+    at.priority_span = section.get("priority").map(|field| field.value.span.clone());
     let own = common::for_listener(&section, common.clone(), found);
     at.plan.when_full = own.when_full;
     at.plan.admission = own.admission;
+    at.plan.classes = own.classes;
     at.plan.idle_timeout = own.idle_timeout;
     at.plan.half_close_timeout = own.half_close_timeout;
     at.plan.tcp = common::tcp(&section, common.tcp, found);

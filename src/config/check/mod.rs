@@ -14,6 +14,7 @@ mod login; // who logs in for a check, and the file of the password
 mod listener; // [listener.NAME]
 mod route; // [[listener.NAME.route]], and where else a listener's clients go
 mod taken; // and which of its routes is never reached
+mod priority; // who comes first when room is short
 mod pool; // [pool.NAME] and its servers
 mod prefix; // a network of addresses
 mod survival; // what a pool does about servers that fail

@@ -12,6 +12,7 @@ use serde_json::ser::{Formatter, Serializer};
 
 use super::Format;
 use crate::core::outcome::Reason;
+use crate::core::priority::Priority;
 use crate::telemetry::record::{Path, Record, Times, VERSION};
 
 /// Appends the line and its line end.
@@ -34,6 +35,9 @@ struct Told<'a> {
     worker: usize,
     generation: u64,
     client: String,
+    /// Left out where it is the usual one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    priority: Option<&'static str>,
     local: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     route: Option<&'a str>,
@@ -96,6 +100,7 @@ impl<'a> Told<'a> {
             worker: record.worker,
             generation: record.generation,
             client: record.client.to_string(),
+            priority: priority(record.priority),
             local: record.local.to_string(),
             route: record.route.as_deref(),
             pool: record.routed.as_ref().map(|routed| routed.pool.as_str()),
@@ -148,6 +153,10 @@ fn close(record: &Record) -> ToldClose<'_> {
     }
 }
 
+fn priority(class: Priority) -> Option<&'static str> {
+    (class != Priority::default()).then(|| class.word())
+}
+
 fn us(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
@@ -196,6 +205,7 @@ fn append_text(line: &mut Vec<u8>, told: &Told<'_>) {
     text.number("worker", told.worker);
     text.number("generation", told.generation);
     text.word("client", &told.client);
+    text.word_if("priority", told.priority);
     text.word("local", &told.local);
     text.word_if("route", told.route);
     text.word_if("pool", told.pool);
@@ -288,6 +298,7 @@ pub(super) mod tests {
             worker: 0,
             generation: 3,
             client: "192.0.2.7:40000".parse().expect("an address"),
+            priority: Priority::Normal,
             local: "[2001:db8::1]:443".parse().expect("an address"),
             route: Some("default".into()),
             routed: Some(Routed { pool: "api".into(), server: Some(chosen()) }),
@@ -395,6 +406,13 @@ pub(super) mod tests {
         assert_eq!(told["attempts"], serde_json::json!([]));
         let text = line(Format::Text, &bare);
         assert!(!text.contains("attempts") && !text.contains("pool"), "{text}");
+    }
+
+    #[test]
+    fn a_class_is_told_where_it_is_not_the_usual_one() {
+        let low = Record { priority: Priority::Low, ..record() };
+        assert!(line(Format::Json, &low).contains(r#""client":"192.0.2.7:40000","priority":"low","local""#));
+        assert!(line(Format::Text, &low).contains(" client=192.0.2.7:40000 priority=low local="));
     }
 
     #[test]
