@@ -193,7 +193,12 @@ fn pools(snapshot: &Snapshot, page: &mut Page<'_>) -> Result<(), Error> {
         let parts = pool.live.stats.iter().map(|stats| &stats.queue_wait);
         Sample::histogram(&[("pool", &pool.plan.name)], Summed::of(parts))
     });
-    page.histogram("queue_wait_seconds", "Time that clients waited for a server", waits)
+    page.histogram("queue_wait_seconds", "Time that clients waited for a server", waits)?;
+    let displaced = snapshot.pools.values().flat_map(|pool| {
+        by_class(("pool", &pool.plan.name), |class| pool.live.stats.sum(|stats| stats.displaced.get(class)))
+    });
+    let help = "Clients whose place in a full line one of a higher class took";
+    page.counter("pool_displaced_connections", help, displaced)
 }
 
 /// What only a server of the plan has.

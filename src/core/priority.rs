@@ -3,7 +3,7 @@
 //! Pure. A room that fills up is closed to the lower classes first: each may come in only while less
 //! than its part of the room is taken, by whomever. The highest class that a room has clients of
 //! may fill all of it, so that a room with one class knows nothing of classes. Nobody who is in is put
-//! out for another. What is taken is counted in `limit.rs`.
+//! out for another. What is taken is counted in `limit.rs`; in a line the classes are kept by `queue.rs`.
 
 use std::net::IpAddr;
 

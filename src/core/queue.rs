@@ -1,16 +1,21 @@
-//! Who waits, and whose turn is next: first come first served, and fair between sources.
+//! Who waits, and whose turn is next: the highest class first, and within a class first come first
+//! served, and fair between sources.
 //!
 //! Pure. A source with a thousand clients in the line has no more turns than one with a single
-//! client, so that nobody can fill the line with himself. Who is woken, and for how long one
-//! waits, is `live/line.rs` and `data/wait.rs`.
+//! client, so that nobody can fill the line with himself. While higher classes keep coming, a lower one
+//! waits: only its time ends that. Who is woken, and for how long one waits, is `live/line.rs` and
+//! `data/wait.rs`.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
+
+use super::priority::Priority;
 
 /// A place in the line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket {
     source: Source,
+    pub class: Priority,
     /// Grows with each client that joins.
     pub number: u64,
 }
@@ -32,30 +37,96 @@ impl From<IpAddr> for Source {
 /// The line before one pool.
 #[derive(Debug, Default)]
 pub struct Queue {
+    ranks: [Rank; Priority::ALL.len()],
+    joined: u64,
+}
+
+/// Those of one class.
+#[derive(Debug, Default)]
+struct Rank {
     /// Numbers that wait, by source, each in order of coming. No list is empty.
     lanes: HashMap<Source, VecDeque<u64>>,
     /// Sources in the order of their turns; the same as the keys of `lanes`.
     turns: VecDeque<Source>,
-    waiting: usize,
-    joined: u64,
+    /// The same numbers once more in the order of coming, so that the newest is found without a search.
+    newest: BTreeMap<u64, Source>,
 }
 
 impl Queue {
-    /// Puts a client at the end of its source's lane.
+    /// Puts a client of the usual class at the end of its source's lane.
     pub fn join(&mut self, source: IpAddr) -> Ticket {
-        let source = Source::from(source);
-        self.joined += 1;
-        let lane = self.lanes.entry(source).or_default();
-        if lane.is_empty() {
-            self.turns.push_back(source);
-        }
-        lane.push_back(self.joined);
-        self.waiting += 1;
-        Ticket { source, number: self.joined }
+        self.join_as(Priority::default(), source)
     }
 
-    /// Takes the next out of the line: the first of the source whose turn it is.
+    /// Puts a client at the end of its source's lane in its class.
+    pub fn join_as(&mut self, class: Priority, source: IpAddr) -> Ticket {
+        self.joined += 1;
+        let ticket = Ticket { source: Source::from(source), class, number: self.joined };
+        self.rank(class).join(ticket);
+        ticket
+    }
+
+    /// Takes the next out of the line: of the highest class that waits, the first of the source whose turn
+    /// it is.
     pub fn call(&mut self) -> Option<Ticket> {
+        let class = self.next_class()?;
+        let (source, number) = self.rank(class).call()?;
+        Some(Ticket { source, class, number })
+    }
+
+    /// Takes a client out who does not wait any longer. Says no where it is out already.
+    pub fn leave(&mut self, ticket: Ticket) -> bool {
+        self.rank(ticket.class).leave(ticket.source, ticket.number)
+    }
+
+    /// Takes out the newest of the lowest class, for one who is worth more.
+    pub fn drop_newest(&mut self) -> Option<Ticket> {
+        let class = self.last_class()?;
+        let (number, source) = self.rank(class).newest.last_key_value().map(|(number, it)| (*number, *it))?;
+        let ticket = Ticket { source, class, number };
+        self.leave(ticket).then_some(ticket)
+    }
+
+    /// Whether this client still waits to be called.
+    pub fn holds(&self, ticket: Ticket) -> bool {
+        self.ranks[ticket.class.index()].newest.contains_key(&ticket.number)
+    }
+
+    /// The class of whoever is called next.
+    pub fn next_class(&self) -> Option<Priority> {
+        Priority::ALL.iter().copied().find(|class| self.has(*class))
+    }
+
+    /// The lowest class that waits.
+    pub fn last_class(&self) -> Option<Priority> {
+        Priority::ALL.iter().rev().copied().find(|class| self.has(*class))
+    }
+
+    /// How many wait.
+    pub fn waiting(&self) -> usize {
+        self.ranks.iter().map(|rank| rank.newest.len()).sum()
+    }
+
+    fn has(&self, class: Priority) -> bool {
+        !self.ranks[class.index()].newest.is_empty()
+    }
+
+    fn rank(&mut self, class: Priority) -> &mut Rank {
+        &mut self.ranks[class.index()]
+    }
+}
+
+impl Rank {
+    fn join(&mut self, ticket: Ticket) {
+        let lane = self.lanes.entry(ticket.source).or_default();
+        if lane.is_empty() {
+            self.turns.push_back(ticket.source);
+        }
+        lane.push_back(ticket.number);
+        self.newest.insert(ticket.number, ticket.source);
+    }
+
+    fn call(&mut self) -> Option<(Source, u64)> {
         let source = self.turns.pop_front()?;
         let lane = self.lanes.get_mut(&source)?;
         let number = lane.pop_front()?;
@@ -64,26 +135,20 @@ impl Queue {
         } else {
             self.turns.push_back(source);
         }
-        self.waiting -= 1;
-        Some(Ticket { source, number })
+        self.newest.remove(&number);
+        Some((source, number))
     }
 
-    /// Takes a client out who does not wait any longer. Says no where it has been called before.
-    pub fn leave(&mut self, ticket: Ticket) -> bool {
-        let Some(lane) = self.lanes.get_mut(&ticket.source) else { return false };
-        let Ok(place) = lane.binary_search(&ticket.number) else { return false };
+    fn leave(&mut self, source: Source, number: u64) -> bool {
+        let Some(lane) = self.lanes.get_mut(&source) else { return false };
+        let Ok(place) = lane.binary_search(&number) else { return false };
         lane.remove(place);
         if lane.is_empty() {
-            self.lanes.remove(&ticket.source);
-            self.turns.retain(|source| *source != ticket.source);
+            self.lanes.remove(&source);
+            self.turns.retain(|other| *other != source);
         }
-        self.waiting -= 1;
+        self.newest.remove(&number);
         true
-    }
-
-    /// How many wait.
-    pub fn waiting(&self) -> usize {
-        self.waiting
     }
 }
 
@@ -144,52 +209,94 @@ mod tests {
         assert_eq!((called(&mut queue), queue.waiting()), (vec![3], 0));
     }
 
+    #[test]
+    fn a_higher_class_is_called_first_whenever_it_came() {
+        let mut queue = Queue::default();
+        for (class, host) in [(Priority::Low, 1), (Priority::Normal, 2), (Priority::Highest, 3)] {
+            queue.join_as(class, source(host));
+            queue.join_as(class, source(host));
+        }
+        assert_eq!(queue.join(source(4)).class, Priority::Normal);
+        assert_eq!(called(&mut queue), [5, 6, 3, 7, 4, 1, 2]);
+    }
+
+    #[test]
+    fn the_newest_of_the_lowest_class_goes_first() {
+        let mut queue = Queue::default();
+        let classes = [Priority::Low, Priority::High, Priority::Low, Priority::Normal];
+        let tickets: Vec<_> =
+            (0_u8..).zip(classes).map(|(host, class)| queue.join_as(class, source(host))).collect();
+        let gone: Vec<_> = std::iter::from_fn(|| queue.drop_newest()).collect();
+        assert_eq!(gone, [tickets[2], tickets[0], tickets[3], tickets[1]]);
+        assert!(!queue.holds(tickets[0]) && !queue.leave(tickets[0]));
+        assert_eq!((queue.waiting(), queue.call()), (0, None));
+    }
+
     #[derive(Clone, Debug)]
     enum Step {
-        Join(u8),
+        Join(Priority, u8),
         Call,
+        DropNewest,
         /// That of the clients that wait.
         Leave(usize),
     }
 
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            4 => (0_u8..5).prop_map(Step::Join),
+            4 => (prop::sample::select(Priority::ALL), 0_u8..5).prop_map(|(class, host)| Step::Join(class, host)),
             3 => Just(Step::Call),
+            1 => Just(Step::DropNewest),
             1 => (0_usize..50).prop_map(Step::Leave),
         ]
     }
 
     proptest! {
-        /// Whoever is called is the oldest of its source, everybody is called once, and between two
-        /// calls of a source every other that waited at the first has been called.
+        /// Whoever is called is of the highest class that waits and the oldest of its source, everybody is
+        /// called once, and between two calls of a source every other of its class that waited at the
+        /// first has been called. Whoever has to go is the newest of the lowest class.
         #[test]
         fn everybody_has_a_turn_and_no_source_two_of_them(steps in prop::collection::vec(step(), 0..200)) {
             let mut queue = Queue::default();
-            let mut waiting: Vec<(u8, Ticket)> = Vec::new();
-            let mut owed: HashMap<u8, HashSet<u8>> = HashMap::new();
+            type Lane = (Priority, u8);
+            let mut waiting: Vec<(Lane, Ticket)> = Vec::new();
+            let mut owed: HashMap<Lane, HashSet<Lane>> = HashMap::new();
+            let release = |owed: &mut HashMap<Lane, HashSet<Lane>>, waiting: &[(Lane, Ticket)], lane: Lane| {
+                if !waiting.iter().any(|(other, _)| *other == lane) {
+                    owed.values_mut().for_each(|owed| _ = owed.remove(&lane));
+                }
+            };
             for step in steps {
                 match step {
-                    Step::Join(host) => waiting.push((host, queue.join(source(host)))),
+                    Step::Join(class, host) => waiting.push(((class, host), queue.join_as(class, source(host)))),
                     Step::Leave(which) if which < waiting.len() => {
-                        let (host, ticket) = waiting.remove(which);
-                        prop_assert!(queue.leave(ticket));
-                        if !waiting.iter().any(|(other, _)| *other == host) {
-                            owed.values_mut().for_each(|owed| _ = owed.remove(&host));
-                        }
+                        let (lane, ticket) = waiting.remove(which);
+                        prop_assert!(queue.holds(ticket) && queue.leave(ticket) && !queue.holds(ticket));
+                        release(&mut owed, &waiting, lane);
                     }
                     Step::Leave(_) => {}
+                    Step::DropNewest => {
+                        let last = waiting.iter().max_by_key(|((class, _), one)| (*class, one.number)).copied();
+                        prop_assert_eq!(queue.drop_newest(), last.map(|(_, ticket)| ticket));
+                        if let Some((lane, ticket)) = last {
+                            waiting.retain(|(_, one)| *one != ticket);
+                            release(&mut owed, &waiting, lane);
+                        }
+                    }
                     Step::Call => {
+                        let next = queue.next_class();
                         let Some(ticket) = queue.call() else {
                             prop_assert!(waiting.is_empty());
                             continue;
                         };
                         let place = waiting.iter().position(|(_, one)| *one == ticket);
-                        let (host, _) = waiting.remove(place.expect("it waits"));
-                        prop_assert!(!waiting.iter().any(|(other, one)| *other == host && one.number < ticket.number));
-                        prop_assert!(owed.get(&host).is_none_or(HashSet::is_empty), "{host} came twice");
-                        owed.values_mut().for_each(|owed| _ = owed.remove(&host));
-                        owed.insert(host, waiting.iter().map(|(other, _)| *other).filter(|it| *it != host).collect());
+                        let (lane, _) = waiting.remove(place.expect("it waits"));
+                        prop_assert_eq!(next, Some(lane.0));
+                        prop_assert!(!waiting.iter().any(|((class, _), _)| class.is_above(lane.0)));
+                        prop_assert!(!waiting.iter().any(|(other, one)| *other == lane && one.number < ticket.number));
+                        prop_assert!(owed.get(&lane).is_none_or(HashSet::is_empty), "{lane:?} came twice");
+                        owed.values_mut().for_each(|owed| _ = owed.remove(&lane));
+                        let others = waiting.iter().map(|(other, _)| *other);
+                        owed.insert(lane, others.filter(|it| *it != lane && it.0 == lane.0).collect());
                     }
                 }
                 prop_assert_eq!(queue.waiting(), waiting.len());

@@ -52,21 +52,30 @@ pub(super) async fn wait(
     let Waiting { pool, flow, queue, met } = line;
     visit.turn_to(flow); // whatever becomes of it, it waited for this pool
     let (name, begun) = (&pool.plan.name, worker.net.now());
-    let Some(ticket) = pool.live.line.join(visit.client.ip(), queue.max) else {
+    let Some(ticket) = pool.live.line.join_as(visit.class, visit.client.ip(), queue.max) else {
         let detail = format!("{} clients wait for pool `{name}` already{}", queue.max, because(&met));
         return Err(refusal(Reason::QueueFull, How::Policy, detail));
     };
     let met = RefCell::new(met);
-    let asked = pin!(ask_in_turn(client, (pool, flow), ticket, &met, visit, worker));
-    let asked = pin!(worker.net.within(queue.timeout, asked));
-    let found = match either(asked, pin!(client.hung_up())).await {
-        Either::Left(Some(found)) => found,
+    let end = {
+        let asked = pin!(ask_in_turn(client, (pool, flow), &ticket, &met, visit, worker));
+        let asked = pin!(worker.net.within(queue.timeout, asked));
+        let displaced = pin!(poll_fn(|cx| ticket.poll_displaced(cx)));
+        let hung_up = pin!(client.hung_up());
+        either(asked, either(hung_up, displaced)).await
+    };
+    let found = match end {
+        Either::Left(Some(found)) => found.inspect(|_| ticket.served()),
         Either::Left(None) => {
             let waited = format!("waited {:?} for a server of pool `{name}`", queue.timeout);
             let detail = format!("{waited}{}", because(&met.borrow()));
             Err(refusal(Reason::QueueTimeout, How::Timeout, detail))
         }
-        Either::Right(error) => Err(gone(&error)),
+        Either::Right(Either::Left(error)) => Err(gone(&error)),
+        Either::Right(Either::Right(())) => {
+            pool.live.stats.of(worker.index).displaced.add(visit.class);
+            Err(refusal(Reason::QueueFull, How::Policy, displaced(visit, queue, name)))
+        }
     };
     let waited = worker.net.now().saturating_duration_since(begun);
     visit.queued_for.set(Some(waited));
@@ -77,7 +86,7 @@ pub(super) async fn wait(
 async fn ask_in_turn(
     client: &Sock,
     (before, flow): (&Arc<Pool>, &Arc<Flow>),
-    ticket: Ticket,
+    ticket: &Ticket,
     met: &RefCell<Cow<'static, str>>,
     visit: &Visit,
     worker: &Worker,
@@ -89,10 +98,7 @@ async fn ask_in_turn(
         let pool = worker.pool(&before.plan.name).unwrap_or_else(|| Arc::clone(before));
         let full = full_servers(&pool);
         match search(client, &pool, flow, Manner::Once, visit, worker).await {
-            Ok(found) => {
-                ticket.served();
-                return Ok(found);
-            }
+            Ok(found) => return Ok(found),
             Err(end) if may_wait(&end, &pool).is_none() && !is_ours(&end.close) => return Err(end.close),
             Err(end) => {
                 ticket.in_vain();
@@ -126,6 +132,13 @@ fn poll_change(pool: &Pool, full: &[usize], news: u64, worker: &Worker, cx: &mut
         return Poll::Ready(());
     }
     worker.news.poll_after(news, cx)
+}
+
+fn displaced(visit: &Visit, queue: Queue, pool: &str) -> String {
+    let (class, max) = (visit.class, queue.max);
+    format!(
+        "{max} clients wait for pool `{pool}`, and one of a higher priority than {class} came and took its place"
+    )
 }
 
 fn because(met: &str) -> String {

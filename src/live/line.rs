@@ -4,12 +4,16 @@
 //! servers, and only one is called at first: so a dead pool is asked by one client at a time
 //! however many wait. With each that is served twice as many are called, up to [`CALLED_MAX`],
 //! so that a line of thousands is gone soon after a server is back.
+//!
+//! Who is of a higher class passes those who are called already, and in a full line it takes the place of
+//! the newest of the lowest class. So the line never grows for anybody.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use crate::core::priority::Priority;
 use crate::core::queue::{self, Queue};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Mutex, MutexGuard};
@@ -28,22 +32,35 @@ pub struct Line {
 #[derive(Debug, Default)]
 struct Inside {
     queue: Queue,
-    /// Of those whose turn it is not, by number.
+    /// Of those who wait for their turn or for the end of it, by number.
     wakers: HashMap<u64, Waker>,
-    /// In the order of their turns.
-    called: Vec<u64>,
-    /// How many of those who are called may ask, the first ones; 0 counts as 1.
+    /// The highest class first, and within a class in the order of their turns. Of each class at most
+    /// [`CALLED_MAX`]: one more is called only before those of lower classes.
+    called: Vec<Called>,
+    /// How many of those who are called may ask, at most; 0 counts as 1.
     width: usize,
 }
 
+#[derive(Debug)]
+struct Called {
+    ticket: queue::Ticket,
+    /// It knows that it may ask.
+    is_told: bool,
+}
+
 impl Line {
-    /// A place at the end, unless `max` stand in the line already.
+    /// A place for a client of the usual class.
     pub fn join(self: &Arc<Self>, source: IpAddr, max: usize) -> Option<Ticket> {
+        self.join_as(Priority::default(), source, max)
+    }
+
+    /// A place at the end of its class, unless `max` stand in the line already and none is of a lower one.
+    pub fn join_as(self: &Arc<Self>, class: Priority, source: IpAddr, max: usize) -> Option<Ticket> {
         let mut inside = self.inside();
-        if inside.length() >= max {
+        if inside.length() >= max && !inside.make_room(class) {
             return None;
         }
-        let ticket = inside.queue.join(source);
+        let ticket = inside.queue.join_as(class, source);
         inside.call_more();
         self.length.store(inside.length(), Ordering::Relaxed);
         Some(Ticket { line: Arc::clone(self), ticket })
@@ -66,22 +83,70 @@ impl Inside {
     }
 
     fn call_more(&mut self) {
-        while self.called.len() < self.width.max(1) {
+        while self.may_call() {
             let Some(ticket) = self.queue.call() else { break };
-            self.called.push(ticket.number);
+            let place = self.called.partition_point(|other| !ticket.class.is_above(other.ticket.class));
+            self.called.insert(place, Called { ticket, is_told: false });
         }
         if self.length() == 0 {
             self.width = 1;
         }
-        for number in self.called.iter().take(self.width.max(1)) {
-            if let Some(waker) = self.wakers.remove(number) {
-                waker.wake();
+        let askers = self.askers();
+        for (place, called) in self.called.iter_mut().enumerate() {
+            let may_ask = place < askers;
+            if may_ask
+                && !called.is_told
+                && let Some(waker) = self.wakers.get(&called.ticket.number)
+            {
+                waker.wake_by_ref();
             }
+            called.is_told = may_ask;
         }
     }
 
-    fn may_ask(&self, number: u64) -> bool {
-        self.called.iter().take(self.width.max(1)).any(|called| *called == number)
+    /// One more may ask, or one who waits is of a higher class than the last of those who may.
+    fn may_call(&self) -> bool {
+        let last = self.called.get(self.width() - 1);
+        let next = self.queue.next_class();
+        next.is_some_and(|next| last.is_none_or(|last| next.is_above(last.ticket.class)))
+    }
+
+    /// Puts one out of the line who is of a lower class: the newest of the lowest, and one who waits
+    /// rather than one who is called.
+    fn make_room(&mut self, class: Priority) -> bool {
+        let waiting = self.queue.last_class();
+        let last = waiting.max(self.called.last().map(|called| called.ticket.class));
+        if !last.is_some_and(|last| class.is_above(last)) {
+            return false;
+        }
+        let out = match waiting == last {
+            true => self.queue.drop_newest(),
+            false => self.called.pop().map(|called| called.ticket),
+        };
+        let waker = out.and_then(|out| self.wakers.remove(&out.number));
+        waker.into_iter().for_each(Waker::wake);
+        out.is_some()
+    }
+
+    /// Those who may ask: the first ones, and of one class, since of those who ask at the same time
+    /// anybody may be the one who is served.
+    fn askers(&self) -> usize {
+        let Some(first) = self.called.first() else { return 0 };
+        let of_its_class = |called: &&Called| called.ticket.class == first.ticket.class;
+        self.called.iter().take(self.width()).take_while(of_its_class).count()
+    }
+
+    fn width(&self) -> usize {
+        self.width.max(1)
+    }
+
+    fn place(&self, ticket: queue::Ticket) -> Option<usize> {
+        self.called.iter().position(|called| called.ticket == ticket)
+    }
+
+    fn wake_on_change(&mut self, ticket: queue::Ticket, cx: &Context<'_>) {
+        let waker = self.wakers.entry(ticket.number).or_insert_with(|| cx.waker().clone());
+        waker.clone_from(cx.waker());
     }
 }
 
@@ -96,16 +161,29 @@ impl Ticket {
     /// Ends when it is this client's turn to ask servers. For use under `std::future::poll_fn`.
     pub fn poll_called(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut inside = self.line.inside();
-        if inside.may_ask(self.ticket.number) {
+        if inside.place(self.ticket).is_some_and(|place| place < inside.askers()) {
             return Poll::Ready(());
         }
-        inside.wakers.insert(self.ticket.number, cx.waker().clone());
+        inside.wake_on_change(self.ticket, cx);
+        Poll::Pending
+    }
+
+    /// Ends when the place is gone, because the line was full and a client of a higher class came. By the
+    /// same task as [`Self::poll_called`].
+    pub fn poll_displaced(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut inside = self.line.inside();
+        if inside.place(self.ticket).is_none() && !inside.queue.holds(self.ticket) {
+            return Poll::Ready(());
+        }
+        inside.wake_on_change(self.ticket, cx);
         Poll::Pending
     }
 
     /// No server took this client: until one takes somebody, only the first may ask.
     pub fn in_vain(&self) {
-        self.line.inside().width = 1;
+        let mut inside = self.line.inside();
+        inside.width = 1;
+        inside.call_more(); // those who may not ask any more are told when they may again
     }
 
     /// A server took this client: others may follow, twice as many as before.
@@ -120,10 +198,9 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         let mut inside = self.line.inside();
-        let number = self.ticket.number;
-        inside.wakers.remove(&number);
+        inside.wakers.remove(&self.ticket.number);
         if !inside.queue.leave(self.ticket) {
-            inside.called.retain(|other| *other != number);
+            inside.called.retain(|called| called.ticket != self.ticket);
         }
         inside.call_more();
         self.line.length.store(inside.length(), Ordering::Relaxed);
@@ -185,6 +262,74 @@ mod tests {
         assert!(two.iter().all(Option::is_some) && line.join(source, 2).is_none());
         drop(two);
         assert!(line.join(source, 2).is_some());
+    }
+
+    fn is_displaced(ticket: &Ticket) -> bool {
+        ticket.poll_displaced(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    fn join(line: &Arc<Line>, class: Priority, max: usize) -> Option<Ticket> {
+        line.join_as(class, Ipv4Addr::LOCALHOST.into(), max)
+    }
+
+    #[test]
+    fn a_higher_class_asks_before_those_who_are_called_already() {
+        let (line, mut tickets) = line_of(4);
+        let high = join(&line, Priority::High, 100).expect("room");
+        assert!(is_called(&high) && !is_called(&tickets[0]), "one asks for all, and it is the highest");
+        high.served();
+        assert_eq!(called(&tickets), 2);
+        let first = join(&line, Priority::High, 100).expect("room");
+        assert!(is_called(&first) && called(&tickets) == 0, "or they might take what it is there for");
+        let highs = [0; 2].map(|_| join(&line, Priority::High, 100).expect("room"));
+        assert_eq!((called(&highs), called(&tickets)), (1, 0));
+        drop(first);
+        highs.into_iter().for_each(drop);
+        assert!(is_called(&tickets[0]) && is_called(&tickets[1]), "nobody has lost his turn");
+        tickets.drain(..).for_each(drop);
+        assert_eq!(line.length(), 0);
+    }
+
+    #[test]
+    fn who_may_ask_again_is_woken_for_it() {
+        let (line, tickets) = line_of(1);
+        let bell = Arc::<Bell>::default();
+        let waker = Waker::from(Arc::clone(&bell));
+        let high = join(&line, Priority::High, 100).expect("room");
+        high.in_vain();
+        assert!(tickets[0].poll_called(&mut Context::from_waker(&waker)).is_pending());
+        drop(high);
+        assert_eq!(bell.0.load(Ordering::SeqCst), 1);
+        assert!(is_called(&tickets[0]));
+    }
+
+    #[test]
+    fn in_a_full_line_a_higher_class_takes_the_place_of_the_newest_of_the_lowest() {
+        let line = Arc::<Line>::default();
+        let bell = Arc::<Bell>::default();
+        let waker = Waker::from(Arc::clone(&bell));
+        let classes = [Priority::Low, Priority::Lowest, Priority::Lowest, Priority::Normal];
+        let tickets = classes.map(|class| join(&line, class, 4).expect("room"));
+        assert!(tickets[2].poll_displaced(&mut Context::from_waker(&waker)).is_pending());
+        assert!(join(&line, Priority::Lowest, 4).is_none(), "none is of a lower class");
+        let high = join(&line, Priority::High, 4).expect("another's place");
+        assert_eq!((bell.0.load(Ordering::SeqCst), line.length()), (1, 4));
+        assert_eq!(tickets.iter().map(is_displaced).collect::<Vec<_>>(), [false, false, true, false]);
+        assert!(is_called(&high));
+        drop(tickets);
+        assert_eq!(line.length(), 1, "who was displaced has no place to give back");
+    }
+
+    #[test]
+    fn who_is_called_keeps_his_place_as_long_as_another_of_his_class_waits() {
+        let line = Arc::<Line>::default();
+        let tickets = [0; 2].map(|_| join(&line, Priority::Low, 2).expect("room"));
+        let first = join(&line, Priority::High, 2).expect("another's place");
+        assert_eq!(tickets.each_ref().map(is_displaced), [false, true]);
+        let second = join(&line, Priority::High, 2).expect("another's place");
+        assert_eq!(tickets.each_ref().map(is_displaced), [true, true]);
+        assert!(join(&line, Priority::High, 2).is_none() && line.length() == 2);
+        drop([first, second]);
     }
 
     #[test]

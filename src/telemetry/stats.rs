@@ -47,6 +47,8 @@ pub struct PoolStats {
     pub retries_refused: Count,
     /// Of clients that waited in the pool's line.
     pub queue_wait: Histogram,
+    /// Clients that lost their place in the line to one of a higher class.
+    pub displaced: ByPriority,
 }
 
 /// What one worker counts of one route of a listener.

@@ -2,13 +2,16 @@
 
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::admission::{is_reset, knock, reload};
 use crate::peers::{Client, Greeter, config, config_at};
-use crate::support::record::{accepted_at, word};
+use crate::queue::{full_server, visitor, wait_for_line};
+use crate::support::record::{accepted_at, number, word};
 use crate::support::{Daemon, PATIENCE, eventually, free_port};
 
 /// Of ten places high clients may fill all, normal ones nine, low ones seven.
@@ -213,4 +216,63 @@ fn a_dry_run_lets_lower_classes_in_and_counts_them() {
         let _more = come_in(3, LOW, front);
         assert_eq!(would_reject(), 3.0);
     }
+}
+
+/// A client that writes itself down when it is served, and leaves.
+fn guest(from: Ipv4Addr, front: SocketAddr, served: &Arc<Mutex<Vec<Ipv4Addr>>>) -> JoinHandle<()> {
+    let served = Arc::clone(served);
+    thread::spawn(move || {
+        let client = Client::connect_from(from, front).expect("it only waits");
+        served.lock().unwrap().push(from); // before the next can be served
+        client.leave().unwrap();
+    })
+}
+
+#[test]
+fn in_the_line_of_a_pool_higher_classes_are_served_first() {
+    let server = Greeter::start("a");
+    let queue = "queue = { timeout = \"20s\" }\nretry = { backoff = \"1h\" }";
+    let (text, front) = config(&[full_server(&server)], THREE_CLASSES, queue);
+    let daemon = Daemon::start(&text);
+    let (first, served) = (Client::connect_from(LOW, front).unwrap(), Arc::default());
+    let mut guests = Vec::new();
+    for (place, from) in [LOW, LOW, NORMAL, HIGH, NORMAL, HIGH].into_iter().enumerate() {
+        guests.push(guest(from, front, &served));
+        wait_for_line(&daemon, place + 1);
+    }
+    first.leave().unwrap();
+    guests.into_iter().for_each(|guest| guest.join().unwrap());
+    assert_eq!(*served.lock().unwrap(), [HIGH, HIGH, NORMAL, NORMAL, LOW, LOW]);
+}
+
+#[test]
+fn in_a_full_line_a_higher_class_takes_the_place_of_the_newest_of_the_lowest() {
+    let server = Greeter::start("a");
+    let queue = "queue = { max = 2, timeout = \"20s\" }\nretry = { backoff = \"1h\" }";
+    let (text, front) = config(&[full_server(&server)], THREE_CLASSES, queue);
+    let daemon = Daemon::start(&text);
+    let first = Client::connect_from(NORMAL, front).unwrap();
+    let displaced = || daemon.metric("tidegate_pool_displaced_connections_total", &[("priority", "low")]);
+    let older = visitor(LOW, front);
+    wait_for_line(&daemon, 1);
+    let newer = visitor(LOW, front);
+    wait_for_line(&daemon, 2);
+    is_reset(Client::connect_from(LOW, front));
+    let mut highs = vec![visitor(HIGH, front)];
+    newer.join().unwrap().expect_err("its place was taken");
+    assert_eq!(displaced(), 1.0);
+    highs.push(visitor(HIGH, front));
+    older.join().unwrap().expect_err("its place was taken");
+    assert_eq!(displaced(), 2.0);
+    is_reset(Client::connect_from(HIGH, front));
+    wait_for_line(&daemon, 2);
+    first.leave().unwrap();
+    highs.into_iter().for_each(|client| assert_eq!(client.join().unwrap().expect("it waited"), "a"));
+
+    let log = daemon.access_log_of(7);
+    let full: Vec<_> = log.iter().filter(|record| word(record, "close.reason") == "queue_full").collect();
+    assert_eq!(full.len(), 4);
+    let detail = "2 clients wait for pool `p`, and one of a higher priority than low came and took its place";
+    let displaced = full.iter().filter(|record| word(record, "close.detail") == detail);
+    assert_eq!(displaced.filter(|record| number(record, "t.queue") > 0).count(), 2, "{full:?}");
 }

@@ -17,14 +17,14 @@ fn queued(daemon: &Daemon) -> f64 {
     daemon.metric("tidegate_pool_queued_connections", &[("pool", "p")])
 }
 
-fn wait_for_line(daemon: &Daemon, length: usize) {
+pub fn wait_for_line(daemon: &Daemon, length: usize) {
     eventually(&format!("{length} in the line"), PATIENCE, || {
         (queued(daemon) == length as f64).then_some(())
     });
 }
 
 /// A client that says who served it, and leaves.
-fn visitor(from: Ipv4Addr, front: SocketAddr) -> JoinHandle<std::io::Result<String>> {
+pub fn visitor(from: Ipv4Addr, front: SocketAddr) -> JoinHandle<std::io::Result<String>> {
     thread::spawn(move || {
         let mut client = Client::connect_from(from, front)?;
         client.echo(b"hello")?;
@@ -34,7 +34,7 @@ fn visitor(from: Ipv4Addr, front: SocketAddr) -> JoinHandle<std::io::Result<Stri
     })
 }
 
-fn full_server(server: &Greeter) -> String {
+pub fn full_server(server: &Greeter) -> String {
     server.toml().replace(" }", ", max_connections = 1 }")
 }
 
