@@ -427,7 +427,7 @@ pub const TABLES: [&Keys; 11] = [
 ];
 
 /// Every kind of table, in the order of the reference.
-pub const ALL: [&Keys; 19] = [
+pub const ALL: [&Keys; 20] = [
     &ROOT,
     &PROCESS,
     &ADMIN,
