@@ -56,10 +56,10 @@ impl Prober {
         self.leave(&wanted);
         // Read when nobody tells those servers anything any more: what they were told last holds.
         let states = self.states();
-        let mut system = tls::System::default();
+        let mut stores = tls::Stores::default();
         for (key, check) in wanted {
             let state = states.get(&key).copied().unwrap_or(State::Checking);
-            self.check(key, check, state, &mut system);
+            self.check(key, check, state, &mut stores);
         }
     }
 
@@ -95,13 +95,13 @@ impl Prober {
     }
 
     /// Sees to it that this server is checked: by a task that does just that, or by a new one.
-    fn check(&mut self, key: ServerKey, check: HealthCheck, state: State, system: &mut tls::System) {
+    fn check(&mut self, key: ServerKey, check: HealthCheck, state: State, stores: &mut tls::Stores) {
         let target = subject::target(&key, &check);
         let tasks = self.tasks.entry(target).or_default();
         let subject = match tasks.iter().find(|task| task.0.check == check) {
             Some(task) if task.0.tells(&key) => return,
             Some(task) => return task.0.tell_also(key, state),
-            None => Subject::new(Arc::clone(&self.desk), Arc::clone(&self.turns), target, check, system),
+            None => Subject::new(Arc::clone(&self.desk), Arc::clone(&self.turns), target, check, stores),
         };
         subject.tell_also(key, state);
         let subject = Arc::new(subject);

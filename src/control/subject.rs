@@ -63,9 +63,9 @@ impl Subject {
         turns: Arc<Semaphore>,
         target: SocketAddr,
         check: HealthCheck,
-        system: &mut tls::System,
+        stores: &mut tls::Stores,
     ) -> Self {
-        let tls = check.tls.as_ref().map(|tls| tls::Client::new(tls, &check.probe, target, system));
+        let tls = check.tls.as_ref().map(|tls| tls::Client::new(tls, &check.probe, target, stores));
         let health = Health::new(check.rise, check.fall);
         let standing = Standing { health, alike: (true, 0), hearers: Vec::new() };
         Subject { desk, turns, target, check, tls, standing: Mutex::new(standing), over: Notify::new() }

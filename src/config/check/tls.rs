@@ -77,7 +77,7 @@ fn verify(field: Field<'_>, found: &mut Mistakes) -> Option<Verify> {
 fn authorities(field: Field<'_>, found: &mut Mistakes) -> Option<Authorities> {
     let file = leaf::path(field, false, found)?;
     match read(&file) {
-        Ok(certificates) => Some(Authorities { file, certificates }),
+        Ok(certificates) => Some(Authorities { file, certificates: certificates.into() }),
         Err(why) => {
             let message = "the file of authorities cannot be used";
             let mistake = Mistake::new(Code::BadAuthorities, field.value.span.clone(), message);

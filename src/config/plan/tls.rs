@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// `tls = { verify = .., sni = .. }`
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,8 +28,9 @@ pub enum Verify {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Authorities {
     pub file: PathBuf,
-    /// At least one, each in DER, and each fit for an authority.
-    pub certificates: Vec<Vec<u8>>,
+    /// At least one, each in DER, and each fit for an authority. Shared by all servers of the pool: a
+    /// system's bundle has 200 KiB.
+    pub certificates: Arc<[Vec<u8>]>,
 }
 
 impl fmt::Debug for Authorities {

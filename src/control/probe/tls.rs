@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client};
 
 use super::line::Fault;
-use crate::config::plan::{Probe, Tls, Verify};
+use crate::config::plan::{Authorities, Probe, Tls, Verify};
 use crate::wire::printable;
 use noted::Noted;
 
@@ -31,25 +31,46 @@ pub struct Client {
     trust: Option<String>,
 }
 
-/// The system's authorities, read when they are needed first, and then for all checks that begin
-/// together.
+/// Who is trusted, read once for all checks that begin together: a store has hundreds of kilobytes,
+/// and a pool may have a thousand servers.
 #[derive(Default)]
-pub struct System(Option<Arc<RootCertStore>>);
+pub struct Stores {
+    system: Option<Arc<RootCertStore>>,
+    /// The last file's: the servers of a pool come one after the other.
+    file: Option<OfFile>,
+}
 
-impl System {
+struct OfFile {
+    certificates: Arc<[Vec<u8>]>,
+    store: Arc<RootCertStore>,
+}
+
+impl Stores {
     /// Empty where the machine has none.
-    fn authorities(&mut self) -> Arc<RootCertStore> {
+    fn of_the_system(&mut self) -> Arc<RootCertStore> {
         let read = || {
             let mut store = RootCertStore::empty();
             store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
             Arc::new(store)
         };
-        Arc::clone(self.0.get_or_insert_with(read))
+        Arc::clone(self.system.get_or_insert_with(read))
+    }
+
+    fn of(&mut self, authorities: &Authorities) -> Arc<RootCertStore> {
+        let wanted = &authorities.certificates;
+        if let Some(last) = self.file.as_ref().filter(|last| Arc::ptr_eq(&last.certificates, wanted)) {
+            return Arc::clone(&last.store);
+        }
+        let mut store = RootCertStore::empty();
+        store.add_parsable_certificates(wanted.iter().map(|der| CertificateDer::from(der.as_slice())));
+        let store = Arc::new(store);
+        self.file = Some(OfFile { certificates: Arc::clone(wanted), store: Arc::clone(&store) });
+        store
     }
 }
 
 impl Client {
-    pub fn new(tls: &Tls, probe: &Probe, target: SocketAddr, system: &mut System) -> Client {
+    pub fn new(tls: &Tls, probe: &Probe, target: SocketAddr, stores: &mut Stores) -> Client {
         let builder = ClientConfig::builder();
         let (trust, builder) = match &tls.verify {
             Verify::Off => {
@@ -57,14 +78,12 @@ impl Client {
                 (None, builder.dangerous().with_custom_certificate_verifier(verifier))
             }
             Verify::System => {
-                (Some("this machine".to_owned()), builder.with_root_certificates(system.authorities()))
+                (Some("this machine".to_owned()), builder.with_root_certificates(stores.of_the_system()))
             }
-            Verify::Authorities(authorities) => {
-                let mut store = RootCertStore::empty();
-                let certificates = authorities.certificates.iter();
-                store.add_parsable_certificates(certificates.map(|der| CertificateDer::from(der.as_slice())));
-                (Some(authorities.file.display().to_string()), builder.with_root_certificates(store))
-            }
+            Verify::Authorities(authorities) => (
+                Some(authorities.file.display().to_string()),
+                builder.with_root_certificates(stores.of(authorities)),
+            ),
         };
         let mut config = builder.with_no_client_auth();
         config.resumption = Resumption::disabled();
