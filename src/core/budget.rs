@@ -197,4 +197,32 @@ mod tests {
             prop_assert!(in_vain as f64 <= LEAST + share * clients as f64 + 1.0);
         }
     }
+
+    #[test]
+    fn those_under_way_count_by_what_became_of_the_others() {
+        let (mut budget, now) = (Budget::default(), Instant::now());
+        (0..100).for_each(|_| assert!(budget.take(0.0, 0, now)));
+        (0..100).for_each(|number| budget.on_end(number % 2 == 0, 0, now));
+        // 50 in vain; of those under way every second one may be.
+        assert_eq!((0..1000).take_while(|_| budget.take(0.0, 0, now)).count(), 100);
+    }
+
+    #[test]
+    fn traffic_of_long_ago_allows_nothing() {
+        let (mut budget, now) = (Budget::default(), Instant::now());
+        while budget.take(1.0, 1_000_000, now) {
+            budget.on_end(false, 1_000_000, now);
+        }
+        assert_eq!(budget.halves[0].in_vain, LEAST as u32);
+    }
+
+    #[test]
+    fn the_half_before_counts_until_another_has_passed() {
+        let (mut budget, begun) = (Budget::default(), Instant::now());
+        let after = |seconds| begun + Duration::from_secs(seconds);
+        assert!(budget.take(0.0, 0, after(0)) && budget.take(0.0, 0, after(6)));
+        (0..100).for_each(|_| budget.on_end(false, 0, after(6)));
+        assert!(!budget.take(0.0, 0, after(7)) && !budget.take(0.0, 0, after(14)));
+        assert!(budget.take(0.0, 0, after(15)));
+    }
 }
