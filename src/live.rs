@@ -218,7 +218,7 @@ impl PoolLive {
     pub fn retry(&self, share: f64, now: Instant) -> Option<Retry<'_>> {
         let connections = self.turn.load(Ordering::Relaxed);
         let may = self.budget().take(share, connections, now);
-        may.then_some(Retry { pool: self, found: None })
+        may.then_some(Retry { pool: self, is_ended: false })
     }
 
     /// Whoever panicked in here has counted one retry or not.
@@ -227,23 +227,27 @@ impl PoolLive {
     }
 }
 
-/// Leave to make one retry. Dropping it tells the budget how it went.
+/// Leave to make one retry. Whoever has it says how it went; dropping it instead says nothing.
 #[derive(Debug)]
 pub struct Retry<'a> {
     pool: &'a PoolLive,
-    found: Option<bool>,
+    is_ended: bool,
 }
 
 impl Retry<'_> {
     /// It has found a server, or not.
-    pub fn end(mut self, found: bool) {
-        self.found = Some(found);
+    pub fn end(mut self, found: bool, now: Instant) {
+        self.is_ended = true;
+        let connections = self.pool.turn.load(Ordering::Relaxed);
+        self.pool.budget().on_end(found, connections, now);
     }
 }
 
 impl Drop for Retry<'_> {
     fn drop(&mut self) {
-        self.pool.budget().on_end(self.found);
+        if !self.is_ended {
+            self.pool.budget().on_abandoned();
+        }
     }
 }
 

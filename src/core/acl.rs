@@ -167,4 +167,11 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn what_was_written_is_told_in_order_and_once() {
+        let acl = acl(&["10.2.0.0/16", "10.1.0.0/16", "10.2.0.0/16"], &["10.3.0.0/16"]);
+        assert_eq!(acl.allowed(), [prefix("10.1.0.0/16"), prefix("10.2.0.0/16")]);
+        assert_eq!(acl.denied(), [prefix("10.3.0.0/16")]);
+    }
 }

@@ -271,4 +271,24 @@ mod tests {
             prop_assert_eq!(order, model.0);
         }
     }
+
+    #[test]
+    fn clients_are_spread_over_the_parts_whichever_half_of_the_address_they_differ_in() {
+        let v6 = |bits: u128| IpAddr::V6(bits.into());
+        let of: [fn(u32) -> u128; 3] =
+            [|n| u128::from(n), |n| u128::from(n) << 64, |n| (u128::MAX << 64) | u128::from(n)];
+        for of in of {
+            let mut counts = [0; 16];
+            (0..1024).for_each(|n| counts[Key::source(v6(of(n))).part(16)] += 1);
+            assert!(counts.iter().all(|count| (32..=128).contains(count)), "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn a_table_with_an_entry_is_not_empty() {
+        let mut table = Table::new(1);
+        assert!(table.is_empty());
+        table.set(key(1), "a", at(0), TTL);
+        assert!(!table.is_empty());
+    }
 }

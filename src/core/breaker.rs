@@ -333,4 +333,38 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn trials_that_have_passed_count_with_those_under_way() {
+        let begin = Instant::now();
+        let (mut breaker, later) = (open(begin), begin + second(5));
+        breaker.set_rules(Rules { half_open_trials: 3, ..RULES });
+        let first = breaker.enter(later).expect("a trial");
+        breaker.on_success(first);
+        assert_eq!(std::iter::from_fn(|| breaker.enter(later)).count(), 2);
+    }
+
+    #[test]
+    fn rules_that_ask_for_no_more_trials_than_have_passed_close_it() {
+        let begin = Instant::now();
+        let (mut breaker, later) = (open(begin), begin + second(5));
+        let first = breaker.enter(later).expect("a trial");
+        breaker.set_rules(Rules { half_open_trials: 1, ..RULES });
+        assert_eq!(breaker.state(later), State::HalfOpen, "none has passed");
+        breaker.set_rules(RULES);
+        breaker.on_success(first);
+        breaker.set_rules(Rules { half_open_trials: 1, ..RULES });
+        assert_eq!(breaker.state(later), State::Closed);
+    }
+
+    #[test]
+    fn its_time_ends_to_the_moment_and_each_opening_counts() {
+        let begin = Instant::now();
+        let (mut breaker, later) = (open(begin), begin + second(5));
+        assert_eq!(breaker.state(later - Duration::from_nanos(1)), State::Open);
+        assert_eq!((breaker.state(later), breaker.opened()), (State::HalfOpen, 1));
+        let trial = breaker.enter(later).expect("a trial");
+        breaker.on_failure(trial, later);
+        assert_eq!((breaker.state(later), breaker.opened()), (State::Open, 2));
+    }
 }

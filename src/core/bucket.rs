@@ -311,4 +311,29 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn a_clock_is_believed_to_lag_by_a_second_and_no_more() {
+        let (rate, second) = (Rate { count: 10, per: SECOND }, LAG_MAX);
+        let empty = second; // at the moment 0
+        assert_eq!(rate.forgiven(empty + second, 0), empty + second);
+        assert_eq!(rate.forgiven(empty + second + 1, 0), empty);
+    }
+
+    #[test]
+    fn a_bucket_is_kept_until_it_is_full_and_not_a_moment_longer() {
+        let (mut buckets, rate) = (Buckets::new(9), Rate { count: 10, per: SECOND });
+        (1..=3).for_each(|number| buckets.take(source(number), rate, at(0)).unwrap());
+        assert_eq!(buckets.kept(), 3);
+        buckets.take(source(4), rate, at(99)).unwrap();
+        assert_eq!(buckets.kept(), 4);
+        buckets.take(source(4), rate, at(100)).unwrap();
+        assert_eq!(buckets.kept(), 2, "two of those that are full go with each taking");
+    }
+
+    #[test]
+    fn a_rate_is_told_as_it_is_written() {
+        let told = |seconds| Rate { count: 7, per: Duration::from_secs(seconds) }.to_string();
+        assert_eq!([1, 60, 3600, 10].map(told), ["7/s", "7/m", "7/h", "7/10s"]);
+    }
 }

@@ -46,16 +46,21 @@ impl Budget {
         may
     }
 
-    /// A client has ended its search, of which this was one retry: it found a server or not; `None` when
-    /// it left before that, or had nobody to ask.
-    pub fn on_end(&mut self, found: Option<bool>) {
+    /// A client has ended its search, of which this was one retry: it found a server or not. The retry
+    /// counts from now on, and not from when it began: else what takes longest would be forgotten soonest.
+    pub fn on_end(&mut self, found: bool, connections: u64, now: Instant) {
+        self.look_back(connections, now);
         self.under_way = self.under_way.saturating_sub(1);
         let half = &mut self.halves[0];
         match found {
-            Some(true) => half.of_use = half.of_use.saturating_add(1),
-            Some(false) => half.in_vain = half.in_vain.saturating_add(1),
-            None => {}
+            true => half.of_use = half.of_use.saturating_add(1),
+            false => half.in_vain = half.in_vain.saturating_add(1),
         }
+    }
+
+    /// The client left before the end, or had nobody to ask: its retry says nothing.
+    pub fn on_abandoned(&mut self) {
+        self.under_way = self.under_way.saturating_sub(1);
     }
 
     fn look_back(&mut self, connections: u64, now: Instant) {
@@ -99,7 +104,7 @@ mod tests {
                 }
                 made += 1;
                 let found = is_found(made);
-                budget.on_end(Some(found));
+                budget.on_end(found, client, now);
                 if found {
                     break;
                 }
@@ -129,7 +134,7 @@ mod tests {
         let (mut budget, now) = (Budget::default(), Instant::now());
         assert!((0..10_000).all(|_| budget.take(0.0, 0, now)), "nothing speaks against it yet");
         for _ in 0..100 {
-            budget.on_end(Some(false));
+            budget.on_end(false, 0, now);
         }
         assert!(!budget.take(0.0, 0, now));
     }
@@ -138,20 +143,31 @@ mod tests {
     fn what_is_long_past_is_forgotten() {
         let (mut budget, now) = (Budget::default(), Instant::now());
         while budget.take(0.0, 0, now) {
-            budget.on_end(Some(false));
+            budget.on_end(false, 0, now);
         }
         assert!(!budget.take(0.0, 0, now + Duration::from_secs(9)));
         assert!(budget.take(0.0, 0, now + Duration::from_secs(11)));
     }
 
     #[test]
+    fn what_took_long_to_fail_is_not_forgotten_the_sooner() {
+        // The bug: retries counted for the half in which somebody last began one, however long ago it was.
+        let (mut budget, begun) = (Budget::default(), Instant::now());
+        (0..100).for_each(|_| _ = budget.take(0.0, 0, begun));
+        let late = begun + Duration::from_secs(9);
+        (0..100).for_each(|_| budget.on_end(false, 0, late));
+        assert!(!budget.take(0.0, 0, late + Duration::from_secs(4)));
+        assert!(budget.take(0.0, 0, late + Duration::from_secs(10)));
+    }
+
+    #[test]
     fn whoever_leaves_early_costs_nothing() {
         let (mut budget, now) = (Budget::default(), Instant::now());
         budget.take(0.0, 0, now);
-        budget.on_end(Some(false));
+        budget.on_end(false, 0, now);
         for _ in 0..10_000 {
             assert!(budget.take(0.0, 0, now));
-            budget.on_end(None);
+            budget.on_abandoned();
         }
     }
 
@@ -180,5 +196,33 @@ mod tests {
             });
             prop_assert!(in_vain as f64 <= LEAST + share * clients as f64 + 1.0);
         }
+    }
+
+    #[test]
+    fn those_under_way_count_by_what_became_of_the_others() {
+        let (mut budget, now) = (Budget::default(), Instant::now());
+        (0..100).for_each(|_| assert!(budget.take(0.0, 0, now)));
+        (0..100).for_each(|number| budget.on_end(number % 2 == 0, 0, now));
+        // 50 in vain; of those under way every second one may be.
+        assert_eq!((0..1000).take_while(|_| budget.take(0.0, 0, now)).count(), 100);
+    }
+
+    #[test]
+    fn traffic_of_long_ago_allows_nothing() {
+        let (mut budget, now) = (Budget::default(), Instant::now());
+        while budget.take(1.0, 1_000_000, now) {
+            budget.on_end(false, 1_000_000, now);
+        }
+        assert_eq!(budget.halves[0].in_vain, LEAST as u32);
+    }
+
+    #[test]
+    fn the_half_before_counts_until_another_has_passed() {
+        let (mut budget, begun) = (Budget::default(), Instant::now());
+        let after = |seconds| begun + Duration::from_secs(seconds);
+        assert!(budget.take(0.0, 0, after(0)) && budget.take(0.0, 0, after(6)));
+        (0..100).for_each(|_| budget.on_end(false, 0, after(6)));
+        assert!(!budget.take(0.0, 0, after(7)) && !budget.take(0.0, 0, after(14)));
+        assert!(budget.take(0.0, 0, after(15)));
     }
 }

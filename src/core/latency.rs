@@ -120,4 +120,23 @@ mod tests {
             prop_assert!((1..=slowest.max(1)).contains(&us));
         }
     }
+
+    #[test]
+    fn what_is_known_and_what_is_seen_are_weighed_by_the_time_between() {
+        // After as long as the memory lasts 1/e of 9000, and the rest of 300.
+        assert_eq!(after(&[(9000, 0), (300, 10_000)]).us(10_000), Some(3500));
+    }
+
+    #[test]
+    fn answers_that_are_all_alike_change_nothing() {
+        for us in (1..2000).map(|n| n * 977) {
+            assert_eq!(after(&[(us, 0), (us, 777)]).us(777), Some(us as u32));
+        }
+    }
+
+    #[test]
+    fn it_is_one_word() {
+        let known = after(&[(300, 7)]);
+        assert_eq!((known.word(), Latency::from_word(known.word())), (300 << 32 | 7, known));
+    }
 }

@@ -347,4 +347,47 @@ mod tests {
             }
         }
     }
+
+    /// Results at that moment, by turns good and bad.
+    fn by_turns(outlier: &mut Outlier, results: u32, now: Instant) {
+        for number in 0..results {
+            match number % 2 {
+                0 => outlier.on_success(now),
+                _ => assert_eq!(outlier.on_failure(now), None),
+            }
+        }
+    }
+
+    #[test]
+    fn of_late_is_the_half_under_way_and_the_one_before() {
+        let begin = Instant::now();
+        let fails = |wait: &[u64], at| {
+            let mut outlier = Outlier::new(RULES);
+            by_turns(&mut outlier, 8, begin);
+            wait.iter().for_each(|n| outlier.on_success(begin + second(*n)));
+            outlier.on_failure(begin + second(at)).is_some()
+        };
+        assert!(fails(&[14], 29), "4 of 8, and 1 of 2");
+        assert!(fails(&[16], 17) && fails(&[15], 15), "the half before counts");
+        assert!(!fails(&[14], 30) && !fails(&[29], 31), "and no other");
+    }
+
+    #[test]
+    fn halves_begin_anew_after_a_quiet_time() {
+        for quiet in [30, 31, 1000] {
+            let (mut outlier, begin) = (Outlier::new(RULES), Instant::now());
+            outlier.on_success(begin);
+            let back = begin + second(quiet);
+            by_turns(&mut outlier, 9, back);
+            assert!(outlier.on_failure(back + second(15)).is_some(), "5 of 10, after {quiet} s");
+        }
+    }
+
+    #[test]
+    fn new_rules_judge_what_was_known_before() {
+        let (mut outlier, now) = (Outlier::new(RULES), Instant::now());
+        assert_eq!(outlier.on_failure(now), None);
+        outlier.set_rules(Rules { consecutive_failures: 2, ..RULES });
+        assert!(outlier.on_failure(now).is_some());
+    }
 }

@@ -141,4 +141,19 @@ mod tests {
             prop_assert_eq!(last - first, u128::MAX.checked_shr(u32::from(128 - (bits_of(prefix.network) - prefix.length))).unwrap_or(0));
         }
     }
+
+    /// Networks or addresses that differ in those bits alone, over the parts.
+    fn is_spread(of: impl Fn(u128) -> Prefix) -> bool {
+        let mut counts = [0; 8];
+        (0..256).for_each(|number| counts[of(number).share(8)] += 1);
+        counts.iter().all(|count| (16..=64).contains(count))
+    }
+
+    #[test]
+    fn neighbours_are_spread_whichever_half_of_the_address_they_differ_in() {
+        let v6 = |bits: u128| IpAddr::V6(bits.into());
+        assert!(is_spread(|number| Prefix::around(v6(number << 64), 64).unwrap()));
+        // A network of ones: whoever has one may not choose a part for all of his addresses.
+        assert!(is_spread(|number| Prefix::of(v6((u128::MAX << 64) | number))));
+    }
 }

@@ -303,4 +303,10 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn two_networks_of_ipv6_are_two_sources() {
+        let network = |n: u16| Source::from(IpAddr::from(Ipv6Addr::new(0x2001, 0xdb8, 0, n, 0, 0, 0, 1)));
+        assert_ne!(network(1), network(2));
+    }
 }

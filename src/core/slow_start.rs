@@ -87,4 +87,10 @@ mod tests {
             prop_assert_eq!(part, usize::from(share.thousandths()));
         }
     }
+
+    #[test]
+    fn a_share_of_a_weight_is_in_proportion() {
+        let share = Share::after(Duration::from_secs(6), OVER);
+        assert!((share.of(300) - 60.0).abs() < 1e-9 && (Share::FULL.of(300) - 300.0).abs() < 1e-9);
+    }
 }

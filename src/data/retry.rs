@@ -73,8 +73,8 @@ impl<'a> Story<'a> {
         self.retries.borrow_mut().pop();
     }
 
-    pub(super) fn end_retries(&self, found: bool) {
-        self.retries.take().into_iter().for_each(|retry| retry.end(found));
+    pub(super) fn end_retries(&self, found: bool, now: Instant) {
+        self.retries.take().into_iter().for_each(|retry| retry.end(found, now));
     }
 
     pub(super) fn has_refused(&self) -> bool {

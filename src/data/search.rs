@@ -66,14 +66,14 @@ pub(super) async fn search(
         let round = Round::begin(pool, flow, &story, visit, worker);
         match round.ask_all(client).await? {
             Asked::Found(found) => {
-                story.end_retries(true);
+                story.end_retries(true, worker.net.now());
                 return Ok(found);
             }
             Asked::NobodyLeft
                 if manner == Manner::AgainAfterPauses && story.has_refused() && !round.is_worth_waiting() => {
             }
             Asked::NobodyLeft | Asked::Enough => {
-                story.end_retries(false);
+                story.end_retries(false, worker.net.now());
                 return Err(round.give_up());
             }
         }
@@ -87,7 +87,7 @@ pub(super) async fn search(
             None => match story.next_pause(&pool.plan.retry, worker.net.now()) {
                 Some(end) => *pause_end.insert(end),
                 None => {
-                    story.end_retries(false);
+                    story.end_retries(false, worker.net.now());
                     return Err(round.give_up());
                 }
             },

@@ -81,6 +81,11 @@ impl Maglev {
         Maglev::new(members)
     }
 
+    #[cfg(test)]
+    pub fn shares_table_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.table, &other.table)
+    }
+
     /// The server of the key's slot or, where that one is closed, of the first slot after it
     /// whose server is open and, where `max_load` is given, not above that percentage of the mean.
     /// Ends after [`WALK_MAX`] slots and a few looks at each server.

@@ -385,4 +385,57 @@ mod tests {
         assert_eq!(below(u64::MAX, 10), 9);
         assert_eq!(below(u64::MAX, 1), 0);
     }
+
+    fn member(name: &str, weight: u32, tier: u8) -> Member {
+        Member { name: name.into(), weight, is_eligible: true, tier }
+    }
+
+    /// Nothing is known but that all are open; the second one warms up, if so.
+    struct Plain(Share);
+
+    impl Field for Plain {
+        fn is_open(&self, _: usize) -> bool {
+            true
+        }
+        fn active(&self, _: usize) -> usize {
+            0
+        }
+        fn share(&self, server: usize) -> Share {
+            if server == 1 { self.0 } else { Share::FULL }
+        }
+    }
+
+    #[test]
+    fn what_a_field_does_not_know_speaks_neither_for_nor_against_a_server() {
+        assert_eq!(Plain(Share::FULL).latency(0), None);
+    }
+
+    #[test]
+    fn a_tier_without_weight_is_none() {
+        let chooser = Chooser::new(Kind::First, vec![member("a", 1, 3), member("b", 0, 1)]);
+        assert_eq!(chooser.tiers.iter().map(|tier| tier.number).collect::<Vec<_>>(), [3]);
+    }
+
+    #[test]
+    fn each_tier_keeps_its_own_table() {
+        let members = || vec![member("a", 1, 0), member("b", 1, 0), member("c", 1, 1), member("d", 2, 1)];
+        let chooser = Chooser::new(Kind::ConsistentHash, members());
+        let rebuilt = chooser.rebuilt(Kind::ConsistentHash, members());
+        for (old, new) in chooser.tiers.iter().zip(&rebuilt.tiers) {
+            let (Way::ConsistentHash(old), Way::ConsistentHash(new)) = (&old.way, &new.way) else { panic!() };
+            assert!(new.shares_table_with(old));
+        }
+    }
+
+    #[test]
+    fn which_keys_a_server_that_warms_up_takes_is_the_same_on_every_machine_for_ever() {
+        let chooser = Chooser::new(Kind::ConsistentHash, vec![member("a", 1, 0), member("b", 1, 0)]);
+        let half = Share::after(std::time::Duration::from_secs(1), std::time::Duration::from_secs(2));
+        let takes = |key: &u64| {
+            let ask = Ask { key: *key, random: 0, turn: 0 };
+            chooser.pick(&ask, &Plain(half)).is_some_and(|choice| choice.server == 1)
+        };
+        let taken: Vec<u64> = (0..64).filter(takes).collect();
+        assert_eq!(taken, [2, 12, 13, 15, 19, 25, 26, 32, 39, 43, 49, 50, 51, 56, 62, 63]);
+    }
 }

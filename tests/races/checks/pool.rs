@@ -74,10 +74,10 @@ fn once_one_retry_was_in_vain_those_that_race_do_not_go_over_the_budget() {
     with_preemptions(2, || {
         let (pool, now) = (PoolLive::new(0), Instant::now());
         // A quiet pool bears a hundred in vain; one is left.
-        (0..99).for_each(|_| pool.retry(0.0, now).expect("there are more").end(false));
+        (0..99).for_each(|_| pool.retry(0.0, now).expect("there are more").end(false, now));
         let worker = |_| {
             let pool = Arc::clone(&pool);
-            thread::spawn(move || pool.retry(0.0, now).map(|retry| retry.end(false)).is_some())
+            thread::spawn(move || pool.retry(0.0, now).map(|retry| retry.end(false, now)).is_some())
         };
         let made = join((0..2).map(worker).collect::<Vec<_>>()).into_iter().filter(|made| *made).count();
         assert_eq!(made, 1);
@@ -89,7 +89,7 @@ fn once_one_retry_was_in_vain_those_that_race_do_not_go_over_the_budget() {
 fn a_retry_that_its_client_left_costs_nothing() {
     in_every_order(|| {
         let (pool, now) = (PoolLive::new(0), Instant::now());
-        (0..99).for_each(|_| pool.retry(0.0, now).expect("there are more").end(false));
+        (0..99).for_each(|_| pool.retry(0.0, now).expect("there are more").end(false, now));
         let worker = thread::spawn({
             let pool = Arc::clone(&pool);
             move || drop(pool.retry(0.0, now))

@@ -1,0 +1,37 @@
+//! A server without rules that did not take its last client.
+
+use std::time::{Duration, Instant};
+
+#[derive(Clone, Debug, Default)]
+pub struct Doubt {
+    has_rules: bool,
+    until: Option<Instant>,
+}
+
+impl Doubt {
+    pub fn set_rules(&mut self, has_rules: bool) {
+        *self = Doubt { has_rules, until: None };
+    }
+
+    pub fn is_on(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| now < until)
+    }
+
+    /// One client tries it, and others wait how that goes.
+    pub fn enter(&mut self, now: Instant) {
+        if !self.has_rules && self.until.is_some() {
+            self.until = Some(now + Duration::from_secs(1));
+        }
+    }
+
+    pub fn on_failure(&mut self, took: Duration, now: Instant) {
+        if !self.has_rules {
+            let tenfold = (took * 10).clamp(Duration::from_secs(1), Duration::from_secs(30));
+            self.until = Some(now + tenfold);
+        }
+    }
+
+    pub fn trust(&mut self) {
+        self.until = None;
+    }
+}

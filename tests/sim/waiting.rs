@@ -1,0 +1,143 @@
+//! The line before the pool, as `data/wait.rs` stands in it: who comes too late, whose turn it is, and
+//! that whoever sleeps is woken.
+
+use std::cell::Cell;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Instant;
+
+use tidegate::core::budget;
+use tidegate::core::health::State;
+use tidegate::live::Ticket;
+
+use super::plan::Queue;
+use super::search::{Search, Stage};
+use super::world::{Client, PoolPlace, World};
+
+/// A place in the line.
+pub struct Waits {
+    pub ticket: Ticket,
+    pub deadline: Instant,
+    times: u32,
+    /// When it is to ask again though nothing has changed; `None`: as soon as it is its turn.
+    ask_at: Cell<Option<Instant>>,
+    /// Of the pool, when it was asked last.
+    news: u64,
+    /// Servers that had no place then.
+    full: Vec<u64>,
+    bell: Arc<Bell>,
+    /// It has left its bell with whoever may wake it.
+    is_asleep: Cell<bool>,
+}
+
+/// A waker that remembers that it was called.
+#[derive(Debug, Default)]
+struct Bell(AtomicBool);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl World {
+    /// Nobody took the client: it may wait, or is gone.
+    pub fn give_up(&mut self, mut client: Client, search: Search) {
+        let is_full = |place: &PoolPlace| {
+            place.plan.weight > 0 && place.state != State::Down && self.server(place.id).live.room.is_full()
+        };
+        let is_full = !search.has_failed && search.pool.places.iter().any(is_full);
+        let pool = if client.waits.is_some() { &self.pool } else { &search.pool };
+        let queue = pool.plan.queue.filter(|queue| is_full || queue.for_dead);
+        match (queue, &mut client.waits) {
+            (None, _) => self.leave(client, "unserved"),
+            (Some(queue), None) => self.join_line(client, queue),
+            (Some(_), Some(waits)) => {
+                waits.ticket.in_vain();
+                self.models.line.in_vain();
+                let plan = &self.pool.plan;
+                let pause = budget::pause(plan.backoff, plan.max_backoff, waits.times, self.dice.roll());
+                waits.times += 1;
+                waits.ask_at.set(Some(self.now + pause));
+                let is_full = |place: &&PoolPlace| self.servers[&place.id].live.room.is_full();
+                waits.full = self.pool.places.iter().filter(is_full).map(|place| place.id).collect();
+                waits.news = self.news;
+                waits.is_asleep.set(false);
+                client.stage = Stage::InLine;
+                self.clients.insert(client.id, client);
+            }
+        }
+    }
+
+    pub fn join_line(&mut self, mut client: Client, queue: Queue) {
+        let ticket = self.live.line.join(client.from, queue.max);
+        let is_full = self.models.line.len() >= queue.max;
+        assert_eq!(ticket.is_none(), is_full, "{} of {} wait", self.models.line.len(), queue.max);
+        let Some(ticket) = ticket else { return self.leave(client, "queue-full") };
+        self.models.line.join(queue_source(client.from), client.id);
+        self.trace.add("waits", format_args!("#{}", client.id));
+        client.waits = Some(Waits {
+            ticket,
+            deadline: self.now + queue.timeout,
+            times: 0,
+            ask_at: Cell::new(None),
+            news: self.news,
+            full: Vec::new(),
+            bell: Arc::default(),
+            is_asleep: Cell::new(false),
+        });
+        client.stage = Stage::InLine;
+        self.clients.insert(client.id, client);
+    }
+
+    /// Does a client in the line ask servers now: something has changed since it did, and it is its turn.
+    /// Whoever slept has been woken for it.
+    pub fn is_to_ask(&self, client: &Client) -> bool {
+        let Some(waits) = &client.waits else { return false };
+        let waker = Waker::from(Arc::clone(&waits.bell));
+        let mut cx = Context::from_waker(&waker);
+        let was_rung = waits.bell.0.swap(false, Ordering::Relaxed);
+        if let Some(ask_at) = waits.ask_at.get() {
+            let room = |id: &u64| self.servers.get(id).map(|server| &server.live.room);
+            let looks: Vec<_> = waits.full.iter().filter_map(room).map(|room| room.poll_free(&cx)).collect();
+            let has_room = looks.iter().any(Poll::is_ready);
+            assert!(
+                !has_room || was_rung || !waits.is_asleep.get(),
+                "#{} was not woken for a place",
+                client.id
+            );
+            waits.is_asleep.set(!has_room);
+            if !has_room && self.news == waits.news && self.now < ask_at {
+                return false;
+            }
+            waits.ask_at.set(None);
+            waits.is_asleep.set(false);
+        }
+        let is_called = waits.ticket.poll_called(&mut cx).is_ready();
+        assert_eq!(is_called, self.models.line.may_ask(client.id), "is it the turn of #{}", client.id);
+        assert!(
+            !is_called || was_rung || !waits.is_asleep.get(),
+            "#{} was not woken for its turn",
+            client.id
+        );
+        waits.is_asleep.set(!is_called);
+        is_called
+    }
+
+    /// The client asks again.
+    pub fn ask_again(&mut self, mut client: Client) {
+        client.search = Some(self.begin(client.from));
+        self.trace.add("asks", format_args!("#{}", client.id));
+        self.go_on(client);
+    }
+}
+
+/// One number for each source that has turns of its own: an address of IPv4 or a network of IPv6.
+fn queue_source(from: IpAddr) -> u128 {
+    match from.to_canonical() {
+        IpAddr::V4(ip) => u128::from(ip.to_bits()),
+        IpAddr::V6(ip) => (ip.to_bits() >> 64) + (1 << 64),
+    }
+}
