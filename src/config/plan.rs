@@ -145,6 +145,9 @@ pub struct Listener {
     pub max_connections: Option<usize>,
     pub when_full: WhenFull,
     pub admission: Admission,
+    /// No server is asked before the client's first byte, and a client that has said none for so long
+    /// after it came is closed. `None`: servers are asked at once.
+    pub first_byte_timeout: Option<Duration>,
     /// Both directions silent for this long: the connection is closed. `None` is never.
     pub idle_timeout: Option<Duration>,
     /// One side has ended and the other is silent for this long. `None` is never.

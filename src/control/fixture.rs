@@ -44,6 +44,7 @@ pub fn plan_of(pool: &str, servers: &[&str]) -> Plan {
             max_connections: None,
             when_full: WhenFull::Wait,
             admission: Admission::default(),
+            first_byte_timeout: None,
             idle_timeout: None,
             half_close_timeout: None,
             tcp,
