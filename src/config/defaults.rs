@@ -206,6 +206,8 @@ impl Listener {
             when_full: WHEN_FULL,
             admission: Admission::default(),
             first_byte_timeout: FIRST_BYTE_TIMEOUT,
+            bandwidth: None,
+            bandwidth_per_connection: None,
             idle_timeout: IDLE_TIMEOUT,
             half_close_timeout: HALF_CLOSE_TIMEOUT,
             tcp: Tcp::default(),

@@ -3,6 +3,7 @@
 //! Writes what differs from the defaults, and what a reader looks for first (`bind`, `pool`,
 //! `balance`, `servers`). What it writes reads back as the same plan.
 
+mod admission; // who may come in
 mod probe; // what a check asks
 mod route; // where clients go
 
@@ -11,8 +12,8 @@ use std::time::Duration;
 
 use super::defaults;
 use super::plan::{
-    AccessLog, AccessOutput, Admin, Admission, Affinity, Auto, CircuitBreaker, HealthCheck, Listener, Log,
-    OnServerDown, OutlierDetection, Plan, Pool, Process, Queue, Rate, Retry, Server, Tcp,
+    AccessLog, AccessOutput, Admin, Affinity, Auto, CircuitBreaker, HealthCheck, Listener, Log, OnServerDown,
+    OutlierDetection, Plan, Pool, Process, Queue, Retry, Server, Tcp,
 };
 use super::units::{write_duration, write_percent};
 use crate::core::prefix::Prefix;
@@ -110,9 +111,13 @@ fn listener(listener: &Listener, out: &mut Out) {
         out.key("max_connections", limit);
     }
     out.unless("when_full", &listener.when_full, &defaults::WHEN_FULL, |when| text(when.word()));
-    admission(&listener.admission, out);
+    admission::admission(&listener.admission, out);
     let first_byte = &listener.first_byte_timeout;
     out.unless("first_byte_timeout", first_byte, &defaults::FIRST_BYTE_TIMEOUT, length_or_off);
+    let limits = [listener.bandwidth, listener.bandwidth_per_connection];
+    for (key, limit) in ["bandwidth", "bandwidth_per_connection"].into_iter().zip(limits) {
+        limit.inspect(|limit| out.key(key, text(&limit.to_string())));
+    }
     out.unless("idle_timeout", &listener.idle_timeout, &defaults::IDLE_TIMEOUT, length_or_off);
     out.unless(
         "half_close_timeout",
@@ -127,36 +132,6 @@ fn listener(listener: &Listener, out: &mut Out) {
 fn networks(list: &[Prefix]) -> String {
     let list: Vec<_> = list.iter().map(|network| text(&network.to_string())).collect();
     format!("[{}]", list.join(", "))
-}
-
-fn admission(admission: &Admission, out: &mut Out) {
-    for (key, list) in [("allow", admission.acl.allowed()), ("deny", admission.acl.denied())] {
-        if !list.is_empty() {
-            out.key(key, networks(list));
-        }
-    }
-    let default = Admission::default();
-    out.unless(
-        "max_connections_per_source",
-        &admission.max_connections_per_source,
-        &default.max_connections_per_source,
-        |limit| limit.map_or_else(|| text("off"), |limit| limit.to_string()),
-    );
-    out.unless(
-        "source_prefix_ipv6",
-        &admission.source_prefix_ipv6,
-        &default.source_prefix_ipv6,
-        u8::to_string,
-    );
-    out.unless("admission", &admission.mode, &default.mode, |mode| text(mode.word()));
-    let rate = |rate: &Option<Rate>| rate.map_or_else(|| text("off"), |rate| text(&rate.to_string()));
-    out.unless("connection_rate", &admission.connection_rate, &default.connection_rate, rate);
-    out.unless(
-        "connection_rate_per_source",
-        &admission.connection_rate_per_source,
-        &default.connection_rate_per_source,
-        rate,
-    );
 }
 
 fn pool(pool: &Pool, out: &mut Out) {
@@ -326,8 +301,8 @@ mod tests {
     use super::*;
     use crate::config::parse;
     use crate::config::plan::{
-        AccessWhen, Acl, AdmissionMode, AffinityBy, Balance, HashKey, Io, Level, LogFormat, OnNoServer,
-        SendProxy, WhenFull,
+        AccessWhen, Acl, Admission, AdmissionMode, AffinityBy, Balance, Bandwidth, HashKey, Io, Level,
+        LogFormat, OnNoServer, Rate, SendProxy, WhenFull,
     };
 
     fn word<T: Copy + std::fmt::Debug>(all: &'static [T]) -> impl Strategy<Value = T> {
@@ -404,8 +379,9 @@ mod tests {
         let times = (0..3).map(|_| prop::option::of(duration(1))).collect::<Vec<_>>();
         let entry = (prop::option::of(1..100_000usize), word(WhenFull::ALL), admission());
         let ways = (route::tests::routes(), route::tests::target(["p-0", "p-1"][usize::from(number)]));
-        (times, entry, tcp(), ways).prop_map(
-            move |(times, (max_connections, when_full, admission), tcp, ways)| {
+        let bandwidth = || prop::option::of((0..1u64 << 42).prop_map(|bytes| Bandwidth::new(bytes & !1023)));
+        (times, entry, tcp(), ways, [bandwidth(), bandwidth()]).prop_map(
+            move |(times, (max_connections, when_full, admission), tcp, ways, bandwidths)| {
                 let is_alone = ways.0.is_empty();
                 let bind = vec![
                     format!("0.0.0.0:{}", 1000 + number).parse().unwrap(),
@@ -416,6 +392,8 @@ mod tests {
                     routes: ways.0,
                     // One that has routes needs no pool of its own.
                     target: Some(ways.1).filter(|_| number == 0 || is_alone),
+                    bandwidth: bandwidths[0],
+                    bandwidth_per_connection: bandwidths[1],
                     first_byte_timeout: times[0],
                     idle_timeout: times[1],
                     half_close_timeout: times[2],

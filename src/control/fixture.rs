@@ -45,6 +45,8 @@ pub fn plan_of(pool: &str, servers: &[&str]) -> Plan {
             when_full: WhenFull::Wait,
             admission: Admission::default(),
             first_byte_timeout: None,
+            bandwidth: None,
+            bandwidth_per_connection: None,
             idle_timeout: None,
             half_close_timeout: None,
             tcp,

@@ -10,7 +10,7 @@ use super::{admission, keys};
 use crate::config::defaults as built_in;
 use crate::config::file::Kind;
 use crate::config::mistake::{Code, Mistake, Mistakes};
-use crate::config::plan::{Admission, Balance, OnNoServer, Queue, Retry, Tcp, WhenFull};
+use crate::config::plan::{Admission, Balance, Bandwidth, OnNoServer, Queue, Retry, Tcp, WhenFull};
 
 /// More attempts than any pool has servers worth trying while a client waits.
 const ATTEMPTS_MAX: i64 = 100;
@@ -27,6 +27,7 @@ pub struct Common {
     pub balance: Balance,
     pub when_full: WhenFull,
     pub admission: Admission,
+    pub bandwidth_per_connection: Option<Bandwidth>,
     pub on_no_server: OnNoServer,
     pub retry: Retry,
     pub slow_start: Option<Duration>,
@@ -43,6 +44,7 @@ impl Default for Common {
             balance: built_in::BALANCE,
             when_full: built_in::WHEN_FULL,
             admission: Admission::default(),
+            bandwidth_per_connection: None,
             on_no_server: built_in::ON_NO_SERVER,
             retry: Retry::default(),
             slow_start: built_in::SLOW_START,
@@ -78,6 +80,10 @@ pub fn for_listener(section: &Section<'_>, mut common: Common, found: &mut Mista
     if let Some(field) = section.get("when_full") {
         let read = leaf::word(field, WhenFull::ALL, WhenFull::word, keys::FOREIGN_REFUSE, found);
         common.when_full = read.unwrap_or(common.when_full);
+    }
+    if let Some(field) = section.get("bandwidth_per_connection") {
+        let read = leaf::bandwidth_or_off(field, found);
+        common.bandwidth_per_connection = read.unwrap_or(common.bandwidth_per_connection);
     }
     common.admission = admission::admission(section, common.admission, found);
     common
