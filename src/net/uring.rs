@@ -14,10 +14,11 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use nix::libc::{POLLERR, POLLHUP, POLLRDHUP};
+use nix::libc::{POLLERR, POLLHUP, POLLIN, POLLRDHUP};
 use nix::sys::eventfd::EventFd;
 use slab::Slab;
 
+use super::brake::Brake;
 #[cfg(test)]
 use super::driver::InUse;
 use super::lanes::{Lanes, Part};
@@ -133,6 +134,23 @@ impl Uring {
         self.poll_outcome(key, cx).map(drop)
     }
 
+    /// Ends when the socket has something to read, or never will.
+    pub(super) fn poll_readable(&self, key: usize, cx: &Context<'_>) -> Poll<()> {
+        let is_idle = {
+            let slots = self.slots.borrow();
+            slots[key].op.is_none() && slots[key].outcome.is_none()
+        };
+        if is_idle {
+            self.begin(key, |ring, fd, token| ring.poll(fd, POLLIN as u32, token));
+        }
+        self.poll_outcome(key, cx).map(drop)
+    }
+
+    /// What a read would bring, up to one byte, and leaves it there.
+    pub(super) fn peek(&self, key: usize) -> io::Result<usize> {
+        self.with(key, socket::peek)
+    }
+
     /// Ends when a client is parked, and asks the kernel for clients.
     pub(super) fn poll_acceptable(&self, key: usize, cx: &Context<'_>) -> Poll<()> {
         let is_idle = {
@@ -172,10 +190,14 @@ impl Uring {
         slots: [usize; 2],
         patience: Patience,
         tally: Rc<Tally>,
+        brake: Option<Box<dyn Brake>>,
         now: Instant,
     ) -> usize {
-        let sockets = slots.map(|slot| Socket { fd: self.unwatch(slot), ready: Ready::default() });
-        let relay = Relay::new(sockets, patience, tally, now);
+        // With a brake nothing is in flight yet: the first read tells.
+        let may = brake.is_some();
+        let ready = Ready { to_read: may, to_write: may, ..Ready::default() };
+        let sockets = slots.map(|slot| Socket { fd: self.unwatch(slot), ready });
+        let relay = Relay::new(sockets, patience, tally, brake, now);
         self.lanes.borrow_mut().begin(relay, now, &mut self.ring.borrow_mut())
     }
 
@@ -202,10 +224,10 @@ impl Uring {
 
     #[cfg(test)]
     pub(super) fn in_use(&self) -> InUse {
-        let (relays, pipes_out) = self.lanes.borrow().in_use();
+        let (relays, pipes_out, held) = self.lanes.borrow().in_use();
         let (operations, buffers_out) = self.ring.borrow().in_use();
         let sockets = self.slots.borrow().len();
-        InUse { sockets, relays, pipes_out, operations, buffers_out, ..InUse::default() }
+        InUse { sockets, relays, pipes_out, held, operations, buffers_out, ..InUse::default() }
     }
 
     pub(super) fn has_ready(&self) -> bool {
@@ -314,11 +336,11 @@ impl Uring {
     }
 }
 
-/// What a poll tells when the peer has ended its direction and nothing is broken. A dial's result
-/// is 0, and never this.
+/// What a poll for nothing tells when the peer has ended its direction and nothing is broken. One for
+/// reading says that there is the end to read, too. A dial's result is 0, and never this.
 fn is_only_an_end(events: u32) -> bool {
     let events = i64::from(events);
-    events & i64::from(POLLRDHUP) != 0 && events & i64::from(POLLERR | POLLHUP) == 0
+    events & i64::from(POLLRDHUP) != 0 && events & i64::from(POLLERR | POLLHUP | POLLIN) == 0
 }
 
 pub(super) fn is_cancelled(result: &io::Result<u32>) -> bool {
