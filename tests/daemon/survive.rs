@@ -228,8 +228,9 @@ fn a_storm_against_a_dead_pool_is_bounded_by_the_budget() {
     let dials = daemon.metric("tidegate_server_connect_failures_total", &[]);
     assert!((1100.0..=1340.0).contains(&dials), "{dials} connects for 1000 clients, and not 3000");
     assert!(daemon.metric("tidegate_pool_retries_refused_total", &[("pool", "p")]) > 100.0);
-    let refused = daemon.access_log_of(1000).pop().expect("a thousand");
-    assert!(word(&refused, "close.detail").contains("budget"), "{refused}");
+    // Not the last one in any case: on a slow machine the budget has looked away from the first by then.
+    let mut records = daemon.access_log_of(1000).into_iter();
+    assert!(records.any(|record| word(&record, "close.detail").contains("budget")));
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use loom::thread;
 use tidegate_races::core::outcome::{By, Close, How, Phase, Reason};
+use tidegate_races::core::priority::Priority;
 use tidegate_races::telemetry::access_log::ring::Ring;
 use tidegate_races::telemetry::access_log::{When, drain, park_writer};
 use tidegate_races::telemetry::record::{Record, Times};
@@ -24,6 +25,7 @@ fn record() -> Record {
         local: nobody,
         route: None,
         routed: None,
+        priority: Priority::default(),
         attempts: Vec::new(),
         times: Times::default(),
         bytes_in: 0,

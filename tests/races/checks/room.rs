@@ -50,7 +50,7 @@ fn a_limit_that_rises_wakes_whoever_waits() {
 
 #[test]
 fn two_that_wait_for_one_place_both_get_it_in_the_end() {
-    with_preemptions(3, || {
+    with_preemptions(2, || {
         let (room, inside) = (Room::new(1), Arc::new(Witness::default()));
         let held = room.take().expect("it is free");
         let waiter = |_| {
