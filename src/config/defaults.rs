@@ -44,6 +44,8 @@ pub const WHEN_FULL: WhenFull = WhenFull::Wait;
 pub const SLOW_START: Option<Duration> = None;
 /// Exact also where few connections come.
 pub const SPLIT_BY: SplitBy = SplitBy::Connection;
+/// Off: in many protocols the server speaks first (MySQL, SMTP), and its clients would wait in vain.
+pub const FIRST_BYTE_TIMEOUT: Option<Duration> = None;
 pub const ON_NO_SERVER: OnNoServer = OnNoServer::Refuse;
 
 impl Default for Process {
@@ -204,6 +206,7 @@ impl Listener {
             when_full: WHEN_FULL,
             admission: Admission::default(),
             classes: Arc::default(),
+            first_byte_timeout: FIRST_BYTE_TIMEOUT,
             idle_timeout: IDLE_TIMEOUT,
             half_close_timeout: HALF_CLOSE_TIMEOUT,
             tcp: Tcp::default(),

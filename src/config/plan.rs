@@ -148,6 +148,9 @@ pub struct Listener {
     pub admission: Admission,
     /// Who comes first when room is short. Shared by all listeners that take it from `[defaults]`.
     pub classes: Arc<Classes>,
+    /// No server is asked before the client's first byte, and a client that has said none for so long
+    /// after it came is closed. `None`: servers are asked at once.
+    pub first_byte_timeout: Option<Duration>,
     /// Both directions silent for this long: the connection is closed. `None` is never.
     pub idle_timeout: Option<Duration>,
     /// One side has ended and the other is silent for this long. `None` is never.

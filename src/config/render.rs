@@ -113,6 +113,8 @@ fn listener(listener: &Listener, out: &mut Out) {
     out.unless("when_full", &listener.when_full, &defaults::WHEN_FULL, |when| text(when.word()));
     admission::admission(&listener.admission, out);
     admission::classes(&listener.classes, out);
+    let first_byte = &listener.first_byte_timeout;
+    out.unless("first_byte_timeout", first_byte, &defaults::FIRST_BYTE_TIMEOUT, length_or_off);
     out.unless("idle_timeout", &listener.idle_timeout, &defaults::IDLE_TIMEOUT, length_or_off);
     out.unless(
         "half_close_timeout",
@@ -344,17 +346,12 @@ mod tests {
 
     /// The listener of that number, for the pool of the same number; the number keeps ports apart.
     fn listener(number: u16) -> impl Strategy<Value = Listener> {
-        let times = (prop::option::of(duration(1)), prop::option::of(duration(1)));
+        let times = (0..3).map(|_| prop::option::of(duration(1))).collect::<Vec<_>>();
         let entry =
             (prop::option::of(1..100_000usize), word(WhenFull::ALL), admission::tests::any_admission());
         let ways = (route::tests::routes(), route::tests::target(["p-0", "p-1"][usize::from(number)]));
         (times, entry, (admission::tests::any_classes(), tcp()), ways).prop_map(
-            move |(
-                (idle_timeout, half_close_timeout),
-                (max_connections, when_full, admission),
-                (classes, tcp),
-                ways,
-            )| {
+            move |(times, (max_connections, when_full, admission), (classes, tcp), ways)| {
                 let is_alone = ways.0.is_empty();
                 let bind = vec![
                     format!("0.0.0.0:{}", 1000 + number).parse().unwrap(),
@@ -365,8 +362,9 @@ mod tests {
                     routes: ways.0,
                     // One that has routes needs no pool of its own.
                     target: Some(ways.1).filter(|_| number == 0 || is_alone),
-                    idle_timeout,
-                    half_close_timeout,
+                    first_byte_timeout: times[0],
+                    idle_timeout: times[1],
+                    half_close_timeout: times[2],
                     max_connections,
                     when_full,
                     admission,

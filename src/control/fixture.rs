@@ -45,6 +45,7 @@ pub fn plan_of(pool: &str, servers: &[&str]) -> Plan {
             when_full: WhenFull::Wait,
             admission: Admission::default(),
             classes: Arc::default(),
+            first_byte_timeout: None,
             idle_timeout: None,
             half_close_timeout: None,
             tcp,

@@ -45,7 +45,7 @@ words! {
 
 words! {
     /// The step of the connection's life in which it ended.
-    Phase { Accept = "accept", Route = "route", Queue = "queue", Connect = "connect", Data = "data", Drain = "drain" }
+    Phase { Accept = "accept", Hello = "hello", Route = "route", Queue = "queue", Connect = "connect", Data = "data", Drain = "drain" }
 }
 
 words! {
@@ -74,6 +74,8 @@ words! {
         ConnectTimeout = "connect_timeout",
         /// Both directions were silent for `idle_timeout`.
         IdleTimeout = "idle_timeout",
+        /// The client had not said a byte when `first_byte_timeout` had passed.
+        HelloTimeout = "hello_timeout",
         /// One side had ended and the other was silent for `half_close_timeout`.
         HalfCloseTimeout = "half_close_timeout",
         /// The pool has no server that may take a connection.

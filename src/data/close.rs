@@ -1,5 +1,7 @@
 //! The outcome becomes one record: counted, logged, released. Nothing else in `data/` reports.
 
+use std::time::{Duration, Instant};
+
 use super::visit::{Cut, Visit};
 use super::worker::Worker;
 use crate::core::outcome::{By, Close, How, Phase, Reason};
@@ -46,7 +48,7 @@ pub(super) fn close(visit: &Visit, close: Close, worker: &Worker) {
     worker.leave(visit);
 }
 
-fn record(visit: &Visit, close: Close, worker: &Worker, total: std::time::Duration) -> Record {
+fn record(visit: &Visit, close: Close, worker: &Worker, total: Duration) -> Record {
     let attempts = visit.attempts.borrow();
     let flow = visit.flow.borrow();
     // The last that was tried may have been one of a canary that was left since.
@@ -56,7 +58,7 @@ fn record(visit: &Visit, close: Close, worker: &Worker, total: std::time::Durati
         why: last.why,
     });
     let tally = &visit.tally;
-    let since_accept = |at: std::time::Instant| at.saturating_duration_since(visit.accepted);
+    let since_accept = |at: Instant| at.saturating_duration_since(visit.accepted);
     Record {
         ts: visit.ts,
         conn_id: visit.conn_id,
@@ -67,13 +69,17 @@ fn record(visit: &Visit, close: Close, worker: &Worker, total: std::time::Durati
         priority: visit.class,
         local: visit.local,
         route: visit.route_name(close.phase),
-        routed: (!matches!(close.phase, Phase::Accept | Phase::Route) && !flow.pool.is_empty())
-            .then(|| Routed { pool: flow.pool.clone(), server }),
+        routed: (!matches!(close.phase, Phase::Accept | Phase::Hello | Phase::Route)
+            && !flow.pool.is_empty())
+        .then(|| Routed { pool: flow.pool.clone(), server }),
         attempts: attempts
             .iter()
             .map(|one| Attempt { server: one.server.name.clone(), took: one.took, error: one.error })
             .collect(),
         times: Times {
+            hello: Some(visit.heard_after_us.get())
+                .filter(|us| *us > 0)
+                .map(|us| Duration::from_micros(us.into())),
             queue: visit.queued_for.get(),
             connect: visit.connected_after.get(),
             first_byte: tally.first_byte.get().map(since_accept),

@@ -7,6 +7,7 @@ mod accept; // take a client, or wait while there is no room
 mod handover; // from the worker that took a client to the one that serves it
 mod desk; // where it is left for that one
 mod admit; // may this client in?
+mod first_byte; // no server before the client has spoken, where that is asked for
 mod route; // which pool serves it
 mod connect; // from pool to pool until a server takes it
 mod search; // the servers of one pool, in order of preference

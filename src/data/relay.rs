@@ -54,7 +54,8 @@ fn done(first: Side) -> Close {
     Close { by, phase: Phase::Data, how: How::Fin, reason: Reason::Done, errno: None, detail: detail.into() }
 }
 
-fn failed(side: Side, error: &io::Error, half_closed: Option<Side>) -> Close {
+/// A side whose connection failed in the middle.
+pub(super) fn failed(side: Side, error: &io::Error, half_closed: Option<Side>) -> Close {
     let errno = error.raw_os_error();
     let has_vanished =
         matches!(errno, Some(libc::ETIMEDOUT | libc::EHOSTUNREACH | libc::ENETUNREACH | libc::ENETDOWN));

@@ -12,6 +12,7 @@ use super::accept::Client;
 use super::admit::admit;
 use super::close::{close, cut_off};
 use super::connect::connect;
+use super::first_byte::first_byte;
 use super::relay::{patience, relay};
 use super::route::route;
 use super::visit::Visit;
@@ -36,6 +37,7 @@ pub(super) async fn serve(client: Client, visit: Rc<Visit>, world: Arc<Listener>
 /// The steps, in order. `Ok` is an end after bytes could flow, `Err` one before that.
 async fn live(client: Client, visit: &Visit, world: Arc<Listener>, worker: &Worker) -> Result<Close, Close> {
     let admitted = admit(client)?;
+    let admitted = first_byte(admitted, &world, visit, worker).await?;
     let way = route(&world, visit, worker)?;
     // Boxed, so that what connecting needs is given back before the connection idles.
     let joined = Box::pin(connect(admitted, way, visit, worker)).await?;

@@ -177,6 +177,14 @@ impl Net {
         driver!(self, sockets => sockets.poll_broken(slot, cx))
     }
 
+    pub(super) fn poll_readable(&self, slot: usize, cx: &Context<'_>) -> Poll<()> {
+        driver!(self, sockets => sockets.poll_readable(slot, cx))
+    }
+
+    pub(super) fn peek(&self, slot: usize) -> io::Result<usize> {
+        driver!(self, sockets => sockets.peek(slot))
+    }
+
     pub(super) fn poll_acceptable(&self, slot: usize, cx: &Context<'_>) -> Poll<()> {
         driver!(self, sockets => sockets.poll_acceptable(slot, cx))
     }

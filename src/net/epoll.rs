@@ -118,8 +118,22 @@ impl Epoll {
         })
     }
 
-    pub(super) fn poll_acceptable(&self, slot: usize, cx: &Context<'_>) -> Poll<()> {
+    /// Ends when the socket may have something to read.
+    pub(super) fn poll_readable(&self, slot: usize, cx: &Context<'_>) -> Poll<()> {
         self.poll_ready(slot, cx, |ready| ready.to_read.then_some(()))
+    }
+
+    /// What a read would bring, up to one byte, and leaves it there.
+    pub(super) fn peek(&self, slot: usize) -> io::Result<usize> {
+        self.with_ready(slot, |fd, ready| {
+            socket::peek(fd).inspect_err(|error| {
+                ready.to_read &= error.kind() != io::ErrorKind::WouldBlock;
+            })
+        })
+    }
+
+    pub(super) fn poll_acceptable(&self, slot: usize, cx: &Context<'_>) -> Poll<()> {
+        self.poll_readable(slot, cx)
     }
 
     /// Takes one client; `WouldBlock` when nobody waits.

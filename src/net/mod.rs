@@ -12,6 +12,7 @@
 //! | [`Net::relay`] | both directions of two sockets until both have ended |
 //! | [`Net::sleep`], [`Net::within`] | a time to wait, a time to be done by |
 //! | [`Net::now`] | the time at which this turn of the loop began: no system call |
+//! | [`Sock::has_spoken`] | ends when there is something to read, and leaves it there |
 //! | [`Sock::hung_up`] | ends when the peer has reset or both sides have closed |
 //! | [`Sock::close`], [`Sock::reset`] | the clean end and the honest one; dropping resets |
 //!

@@ -29,6 +29,21 @@ impl Sock {
         pending.err().unwrap_or_else(|| io::ErrorKind::ConnectionReset.into())
     }
 
+    /// Ends when the peer has said something, which stays to be read, or has ended its direction without a
+    /// word (`false`).
+    ///
+    /// # Errors
+    /// As recv(2) gives them, when the peer has reset or vanished.
+    pub async fn has_spoken(&self) -> io::Result<bool> {
+        loop {
+            poll_fn(|cx| self.net.poll_readable(self.slot(), cx)).await;
+            match self.net.peek(self.slot()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {} // woken in vain
+                peeked => return peeked.map(|length| length > 0),
+            }
+        }
+    }
+
     /// The address on our side.
     ///
     /// # Errors

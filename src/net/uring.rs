@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use nix::libc::{POLLERR, POLLHUP, POLLRDHUP};
+use nix::libc::{POLLERR, POLLHUP, POLLIN, POLLRDHUP};
 use nix::sys::eventfd::EventFd;
 use slab::Slab;
 
@@ -131,6 +131,23 @@ impl Uring {
             self.begin(key, |ring, fd, token| ring.poll(fd, 0, token));
         }
         self.poll_outcome(key, cx).map(drop)
+    }
+
+    /// Ends when the socket has something to read, or never will.
+    pub(super) fn poll_readable(&self, key: usize, cx: &Context<'_>) -> Poll<()> {
+        let is_idle = {
+            let slots = self.slots.borrow();
+            slots[key].op.is_none() && slots[key].outcome.is_none()
+        };
+        if is_idle {
+            self.begin(key, |ring, fd, token| ring.poll(fd, POLLIN as u32, token));
+        }
+        self.poll_outcome(key, cx).map(drop)
+    }
+
+    /// What a read would bring, up to one byte, and leaves it there.
+    pub(super) fn peek(&self, key: usize) -> io::Result<usize> {
+        self.with(key, socket::peek)
     }
 
     /// Ends when a client is parked, and asks the kernel for clients.
@@ -314,11 +331,11 @@ impl Uring {
     }
 }
 
-/// What a poll tells when the peer has ended its direction and nothing is broken. A dial's result
-/// is 0, and never this.
+/// What a poll for nothing tells when the peer has ended its direction and nothing is broken. One for
+/// reading says that there is the end to read, too. A dial's result is 0, and never this.
 fn is_only_an_end(events: u32) -> bool {
     let events = i64::from(events);
-    events & i64::from(POLLRDHUP) != 0 && events & i64::from(POLLERR | POLLHUP) == 0
+    events & i64::from(POLLRDHUP) != 0 && events & i64::from(POLLERR | POLLHUP | POLLIN) == 0
 }
 
 pub(super) fn is_cancelled(result: &io::Result<u32>) -> bool {

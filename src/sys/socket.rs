@@ -123,6 +123,14 @@ pub fn receive(socket: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<usize> {
     Ok(nix::sys::socket::recv(socket.as_raw_fd(), into, MsgFlags::empty())?)
 }
 
+/// Looks whether a byte is there and leaves it: 1, or 0 at the end of the stream.
+///
+/// # Errors
+/// As recv(2) gives them; `WouldBlock` when nothing is there.
+pub fn peek(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    Ok(nix::sys::socket::recv(socket.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK)?)
+}
+
 /// Sends as much as the kernel takes.
 ///
 /// # Errors

@@ -66,6 +66,8 @@ pub struct Attempt {
 /// Time from the accept to the end of each step; `None` where it was not reached.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Times {
+    /// Of the client's first byte, where it was waited for.
+    pub hello: Option<Duration>,
     /// How long it waited in the pool's line, within what follows.
     pub queue: Option<Duration>,
     pub connect: Option<Duration>,

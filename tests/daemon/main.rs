@@ -11,6 +11,7 @@ mod choose; // which server, and what happens when it does not take the client
 mod exhausted; // descriptors and ports run out
 mod fallback; // io_uring is denied, missing or short of something
 mod fallback_pool; // another pool's servers, when one has none left
+mod first_byte; // clients that come and say nothing
 mod limits; // never more than N
 mod losses; // some servers are lost while others serve
 mod observe; // what operators see

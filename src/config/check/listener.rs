@@ -59,6 +59,11 @@ pub fn listener(entry: &Entry, common: &Common, found: &mut Mistakes) -> Listene
     at.source_limit_span = section.get("max_connections_per_source").map(|field| field.value.span.clone());
     at.priority_span = section.get("priority").map(|field| field.value.span.clone());
     let own = common::for_listener(&section, common.clone(), found);
+    // Not a key of `[defaults]`: whether clients speak first is a matter of the one protocol.
+    if let Some(field) = section.get("first_byte_timeout") {
+        at.plan.first_byte_timeout =
+            leaf::duration_or_off(field, leaf::Span::Positive, found).unwrap_or(at.plan.first_byte_timeout);
+    }
     at.plan.when_full = own.when_full;
     at.plan.admission = own.admission;
     at.plan.classes = own.classes;

@@ -70,6 +70,8 @@ struct ToldAttempt<'a> {
 #[derive(Serialize)]
 struct ToldTimes {
     #[serde(skip_serializing_if = "Option::is_none")]
+    hello: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     queue: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     connect: Option<u64>,
@@ -134,6 +136,7 @@ fn attempts(record: &Record) -> Vec<ToldAttempt<'_>> {
 
 fn times(times: &Times) -> ToldTimes {
     ToldTimes {
+        hello: times.hello.map(us),
         queue: times.queue.map(us),
         connect: times.connect.map(us),
         first_byte: times.first_byte.map(us),
@@ -213,6 +216,7 @@ fn append_text(line: &mut Vec<u8>, told: &Told<'_>) {
     text.word_if("server_addr", told.server_addr.as_deref());
     text.word_if("balance", told.balance.as_deref());
     text.word_if("attempts", attempts_text(&told.attempts).as_deref());
+    text.number_if("t.hello", told.t.hello);
     text.number_if("t.queue", told.t.queue);
     text.number_if("t.connect", told.t.connect);
     text.number_if("t.first_byte", told.t.first_byte);
@@ -311,6 +315,7 @@ pub(super) mod tests {
                 Attempt { server: "b".into(), took: Duration::from_micros(180), error: None },
             ],
             times: Times {
+                hello: None,
                 queue: None,
                 connect: Some(Duration::from_micros(600)),
                 first_byte: None,

@@ -1,0 +1,68 @@
+//! Waits for the client's first byte, where its listener asks for that.
+//!
+//! Until then no server is asked, so that clients who come and say nothing cost this machine a
+//! descriptor each and the servers nothing. What they said stays in the socket for the relay to read.
+//! Where the server speaks first this would wait in vain: it is off unless it is written.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use super::admit::Admitted;
+use super::relay::failed;
+use super::visit::Visit;
+use super::worker::Worker;
+use crate::core::outcome::{By, Close, How, Phase, Reason};
+use crate::net::Side;
+use crate::snapshot::Listener;
+
+/// The client once it has spoken, or at once where nobody waits for that.
+///
+/// # Errors
+/// How it ended without a byte: `hello_timeout`, `done` where the client only ended, or its reset.
+pub(super) async fn first_byte(
+    admitted: Admitted,
+    listener: &Listener,
+    visit: &Visit,
+    worker: &Worker,
+) -> Result<Admitted, Close> {
+    match listener.plan.first_byte_timeout {
+        None => Ok(admitted),
+        // Boxed: those who do not wait are not to keep the room for it.
+        Some(limit) => Box::pin(wait(admitted, limit, visit, worker)).await,
+    }
+}
+
+async fn wait(
+    admitted: Admitted,
+    limit: Duration,
+    visit: &Visit,
+    worker: &Worker,
+) -> Result<Admitted, Close> {
+    let since_accept = || worker.net.now().saturating_duration_since(visit.accepted);
+    let time_left = limit.saturating_sub(since_accept());
+    let heard = {
+        let spoken = pin!(admitted.sock.has_spoken());
+        worker.net.within(time_left, spoken).await
+    };
+    match heard {
+        Some(Ok(true)) => {
+            let after_us = u32::try_from(since_accept().as_micros()).unwrap_or(u32::MAX);
+            visit.heard_after_us.set(after_us.max(1));
+            Ok(admitted)
+        }
+        Some(Ok(false)) => {
+            admitted.sock.close(); // a clean end for a clean end: nothing is missing
+            let detail = "the client ended without having said a byte, and no server was asked";
+            Err(silent(By::Client, How::Fin, Reason::Done, detail.to_owned()))
+        }
+        Some(Err(error)) => Err(Close { phase: Phase::Hello, ..failed(Side::Client, &error, None) }),
+        None => {
+            let detail = format!("the client had not said a byte within first_byte_timeout ({limit:?})");
+            Err(silent(By::Proxy, How::Timeout, Reason::HelloTimeout, detail))
+        }
+    }
+}
+
+fn silent(by: By, how: How, reason: Reason, detail: String) -> Close {
+    Close { by, phase: Phase::Hello, how, reason, errno: None, detail: detail.into() }
+}
