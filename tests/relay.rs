@@ -9,8 +9,13 @@ use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use tidegate::net::{self, Driver, End, Liveness, Loop, Patience, Side, Tally};
+use tidegate::net::{self, Brake, Driver, End, Liveness, Loop, Patience, Side, Tally};
 use tidegate::sys::socket;
+
+#[path = "relay/braked.rs"]
+mod braked; // the same, no faster than it may go
+#[path = "../src/net/tests/bumps.rs"]
+mod bumps; // holds it back again and again
 
 const QUIET: Liveness = Liveness { keepalive: None, user_timeout: None };
 const PATIENT: Patience = Patience {
@@ -58,6 +63,19 @@ impl Rig {
 
     /// With options on the relay's listener, which its clients' sockets inherit.
     fn with_front(patience: Patience, set: impl FnOnce(socket2::SockRef<'_>)) -> Rig {
+        Rig::with(patience, set, || None)
+    }
+
+    /// No faster than that brake lets it.
+    fn with_brake(patience: Patience, brake: impl FnOnce() -> Box<dyn Brake> + Send + 'static) -> Rig {
+        Rig::with(patience, |_| (), || Some(brake()))
+    }
+
+    fn with(
+        patience: Patience,
+        set: impl FnOnce(socket2::SockRef<'_>),
+        brake: impl FnOnce() -> Option<Box<dyn Brake>> + Send + 'static,
+    ) -> Rig {
         let backing = TcpListener::bind("127.0.0.1:0").unwrap();
         let server_at = backing.local_addr().unwrap();
         let front = socket::listen_shared("127.0.0.1:0".parse().unwrap(), QUIET).unwrap();
@@ -67,7 +85,7 @@ impl Rig {
         let relay = thread::spawn(move || {
             Loop::new(driver(), None)
                 .unwrap()
-                .run(move |net| relay_one(net, front, server_at, patience, tell));
+                .run(move |net| relay_one(net, front, server_at, (patience, brake()), tell));
         });
         let client = TcpStream::connect(front_at).unwrap();
         client.set_nodelay(true).unwrap();
@@ -89,7 +107,7 @@ async fn relay_one(
     net: net::Net,
     front: std::os::fd::OwnedFd,
     server_at: SocketAddr,
-    patience: Patience,
+    (patience, brake): (Patience, Option<Box<dyn Brake>>),
     tell: mpsc::SyncSender<Told>,
 ) {
     let listener = net.listen(front).unwrap();
@@ -109,7 +127,7 @@ async fn relay_one(
             return tell.send(Told { how, to_server: 0, to_client: 0, has_spliced: false }).unwrap();
         }
     };
-    let ended = net.relay(client, server, patience, Rc::clone(&tally)).await;
+    let ended = net.relay_braked([client, server], patience, Rc::clone(&tally), brake).await;
     let (to_server, to_client) = (tally.to_server.get(), tally.to_client.get());
     tell.send(Told { how: ended.how, to_server, to_client, has_spliced: tally.has_spliced.get() }).unwrap();
 }
@@ -227,8 +245,12 @@ impl Peer {
 
 /// Plays one order of acts, and holds what must hold whatever the order was.
 fn play(order: [Act; 4], leaves: [Leave; 2], length: usize) {
+    play_one(Rig::start(PATIENT), order, leaves, length);
+}
+
+fn play_one(rig: Rig, order: [Act; 4], leaves: [Leave; 2], length: usize) {
     let scene = format!("{order:?} {leaves:?} {length} bytes");
-    let Rig { client, server, end } = Rig::start(PATIENT);
+    let Rig { client, server, end } = rig;
     let said = [bytes(1, length), bytes(2, length)];
     let mut peers = [
         Peer::new(client, Arc::clone(&said[0]), leaves[0]),
@@ -277,14 +299,12 @@ fn orders() -> Vec<[Act; 4]> {
     ]
 }
 
+const LEAVES: [[Leave; 2]; 4] =
+    [[Leave::Fin, Leave::Fin], [Leave::Fin, Leave::Rst], [Leave::Rst, Leave::Fin], [Leave::Rst, Leave::Rst]];
+
 fn play_all(length: usize) {
     for order in orders() {
-        for leaves in [
-            [Leave::Fin, Leave::Fin],
-            [Leave::Fin, Leave::Rst],
-            [Leave::Rst, Leave::Fin],
-            [Leave::Rst, Leave::Rst],
-        ] {
+        for leaves in LEAVES {
             play(order, leaves, length);
         }
     }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use super::brake::Brake;
 use super::clients::Listener;
 use super::epoll::Epoll;
 use super::executor::{Either, Executor, either};
@@ -149,8 +150,19 @@ impl Net {
     /// Moves bytes in both directions until both have ended, then closes both sockets: cleanly,
     /// or with a reset where something is missing. Dropping the future resets both.
     pub fn relay(&self, client: Sock, server: Sock, patience: Patience, tally: Rc<Tally>) -> Relaying {
-        let slots = [client.into_slot(), server.into_slot()];
-        let relay = driver!(self, sockets => sockets.begin_relay(slots, patience, tally, self.now()));
+        self.relay_braked([client, server], patience, tally, None)
+    }
+
+    /// The same, no faster than the brake lets it, where there is one.
+    pub fn relay_braked(
+        &self,
+        sockets: [Sock; 2],
+        patience: Patience,
+        tally: Rc<Tally>,
+        brake: Option<Box<dyn Brake>>,
+    ) -> Relaying {
+        let (slots, now) = (sockets.map(Sock::into_slot), self.now());
+        let relay = driver!(self, sockets => sockets.begin_relay(slots, patience, tally, brake, now));
         Relaying { net: self.clone(), relay }
     }
 
@@ -208,6 +220,8 @@ pub(super) struct InUse {
     /// Receive buffers of the ring that the kernel does not have.
     pub(super) buffers_out: usize,
     pub(super) pipes_out: usize,
+    /// Directions that are held back.
+    pub(super) held: usize,
 }
 
 /// TCP lets a socket connect to itself when it is given the very port that it dials: where nobody

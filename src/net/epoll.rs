@@ -18,6 +18,7 @@ use mio::{Events, Interest, Token};
 use nix::sys::eventfd::EventFd;
 use slab::Slab;
 
+use super::brake::Brake;
 #[cfg(test)]
 use super::driver::InUse;
 use super::relay::{Ended, Patience, Relay, Side, Tally};
@@ -150,6 +151,7 @@ impl Epoll {
         slots: [usize; 2],
         patience: Patience,
         tally: Rc<Tally>,
+        brake: Option<Box<dyn Brake>>,
         now: Instant,
     ) -> usize {
         let mut table = self.slots.borrow_mut();
@@ -163,7 +165,7 @@ impl Epoll {
                 Slot::Lone { socket, .. } => socket,
                 Slot::Relayed { .. } => unreachable!("a Sock is moved into its relay"),
             });
-        relays.begin(relay, Relay::new(sockets, patience, tally, now), now);
+        relays.begin(relay, Relay::new(sockets, patience, tally, brake, now), now);
         relay
     }
 
@@ -192,8 +194,8 @@ impl Epoll {
 
     #[cfg(test)]
     pub(super) fn in_use(&self) -> InUse {
-        let (relays, pipes_out) = self.relays.borrow().in_use();
-        InUse { sockets: self.slots.borrow().len(), relays, pipes_out, ..InUse::default() }
+        let (relays, pipes_out, held) = self.relays.borrow().in_use();
+        InUse { sockets: self.slots.borrow().len(), relays, pipes_out, held, ..InUse::default() }
     }
 
     pub(super) fn has_ready(&self) -> bool {

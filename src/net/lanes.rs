@@ -3,7 +3,8 @@
 //! Small messages are received into a buffer of the ring and sent from it; the next receive is
 //! armed after the send, which is the back-pressure. What a slow reader does not take is moved to
 //! memory of its own. Bulk is spliced by the same pump as on epoll, with polls through the ring,
-//! and comes back when the chunks are small again.
+//! and comes back when the chunks are small again. A relay with a brake moves everything in that way,
+//! since how much a receive brings is known only afterwards.
 //!
 //! A relay that ends cancels what is in flight and waits for the last event: only then are its
 //! sockets closed and its place given up, so no operation ever meets a descriptor of another.
@@ -16,6 +17,7 @@ use std::time::Instant;
 use nix::libc::{POLLERR, POLLHUP, POLLIN, POLLOUT, POLLPRI, POLLRDHUP};
 use slab::Slab;
 
+use super::brake::Holds;
 use super::pump::{Halt, Tools};
 use super::relay::{Ended, Relay, Side, Turn};
 use super::relays::Schedule;
@@ -46,6 +48,7 @@ pub(super) struct Lanes {
     tired: VecDeque<(usize, Side)>,
     /// Directions that found no buffer to receive into.
     starved: VecDeque<(usize, Side)>,
+    holds: Holds,
     tools: Tools,
     /// For what sinks do not take at once.
     rests: Spares<Vec<u8>>,
@@ -88,6 +91,7 @@ impl Lanes {
             all: Slab::new(),
             tired: VecDeque::new(),
             starved: VecDeque::new(),
+            holds: Holds::default(),
             tools: Tools::new(Instant::now()),
             rests: Spares::default(),
             schedule: Schedule::default(),
@@ -96,6 +100,7 @@ impl Lanes {
 
     pub(super) fn begin(&mut self, relay: Relay, now: Instant, ring: &mut TokenRing) -> usize {
         self.schedule.hasten(relay.deadline(), now);
+        let is_braked = relay.is_braked();
         let key = self.all.insert(Entry::Running(Box::new(Running {
             relay,
             ops: [None; 2],
@@ -105,6 +110,10 @@ impl Lanes {
             waker: None,
             is_forgotten: false,
         })));
+        if is_braked {
+            self.tired.extend([(key, Side::Client), (key, Side::Server)]);
+            return key;
+        }
         // The client has often spoken already; the server seldom has.
         self.receive(key, Side::Client, false, ring);
         self.receive(key, Side::Server, true, ring);
@@ -125,10 +134,10 @@ impl Lanes {
         matches!(self.all.get(key), Some(Entry::Running(running)) if running.is_ending)
     }
 
-    /// Relays under way or not yet told, and pipes that they hold.
+    /// Relays under way or not yet told, pipes that they hold, and directions that are held back.
     #[cfg(test)]
-    pub(super) fn in_use(&self) -> (usize, usize) {
-        (self.all.len(), self.tools.pipes.out())
+    pub(super) fn in_use(&self) -> (usize, usize, usize) {
+        (self.all.len(), self.tools.pipes.out(), self.holds.len())
     }
 
     pub(super) fn has_ready(&self) -> bool {
@@ -136,12 +145,18 @@ impl Lanes {
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.schedule.next()
+        [self.schedule.next(), self.holds.next()].into_iter().flatten().min()
     }
 
-    /// Gives each relay in bulk that has more to move one turn.
+    /// Gives each relay in bulk that has more to move one turn, and those that were held back until now.
     pub(super) fn turn(&mut self, now: Instant, ring: &mut TokenRing) {
         self.tools.now = now;
+        while let Some((key, from)) = self.holds.due(now) {
+            if let Some(braked) = self.relay(key).braked() {
+                braked.go_on(from);
+            }
+            self.tired.push_back((key, from));
+        }
         for _ in 0..self.tired.len() {
             let Some((key, from)) = self.tired.pop_front() else { return };
             if self.running(key).is_some_and(|running| running.has_turn(from)) {
@@ -320,8 +335,9 @@ impl Lanes {
         let Some(Entry::Running(running)) = self.all.get_mut(key) else { return };
         let halt = running.relay.pump(from, &mut self.tools);
         let Halt::Waiting { for_sink } = halt else { return self.judge(key, from, halt, ring) };
+        let is_braked = running.relay.is_braked();
         let pump = running.relay.pump_of(from);
-        if !for_sink && !pump.is_bulk() && !pump.is_loaded() {
+        if !for_sink && !pump.is_bulk() && !pump.is_loaded() && !is_braked {
             return self.receive(key, from, true, ring);
         }
         let (side, part, events) = match for_sink {
@@ -386,10 +402,15 @@ impl Lanes {
     fn judge(&mut self, key: usize, from: Side, halt: Halt, ring: &mut TokenRing) {
         let Some(Entry::Running(running)) = self.all.get_mut(key) else { return };
         let was_half_closed = running.relay.is_half_closed();
+        let is_held = matches!(halt, Halt::Held);
         let turn = running.relay.judge(from, halt, &mut self.tools);
+        self.holds.enter(key, running.relay.braked());
         if running.relay.is_half_closed() && !was_half_closed {
             let deadline = running.relay.deadline();
             self.schedule.hasten(deadline, self.tools.now);
+        }
+        if is_held && matches!(turn, Turn::Waiting) {
+            self.watch(key, from, ring); // nobody reads it meanwhile
         }
         self.settle(key, from, turn, ring);
     }
@@ -397,6 +418,7 @@ impl Lanes {
     fn settle(&mut self, key: usize, from: Side, turn: Turn, ring: &mut TokenRing) {
         match turn {
             Turn::Waiting => {}
+            Turn::Tired if self.relay(key).is_braked() => self.tired.push_back((key, from)),
             Turn::Tired => match self.relay(key).pump_of(from).is_discarding() {
                 true => self.receive(key, from, false, ring),
                 false => self.tired.push_back((key, from)),
@@ -409,6 +431,7 @@ impl Lanes {
     fn end(&mut self, key: usize, ended: Option<Ended>, ring: &mut TokenRing) {
         let Some(Entry::Running(running)) = self.all.get_mut(key) else { return };
         if !std::mem::replace(&mut running.is_ending, true) {
+            self.holds.strike(key, running.relay.braked());
             running.relay.prepare_close(ended.as_ref().map(|ended| &ended.how), &mut self.tools);
             running.ended = ended;
             let in_flight = running.ops.iter().chain(&running.watches);

@@ -10,6 +10,7 @@
 //! | [`Net::adopt`] | a [`Sock`] of an accepted client, on this thread or on another |
 //! | [`Net::dial`] | a [`Sock`] to a server, or the error |
 //! | [`Net::relay`] | both directions of two sockets until both have ended |
+//! | [`Net::relay_braked`] | the same, no faster than a [`Brake`] lets it |
 //! | [`Net::sleep`], [`Net::within`] | a time to wait, a time to be done by |
 //! | [`Net::now`] | the time at which this turn of the loop began: no system call |
 //! | [`Sock::has_spoken`] | ends when there is something to read, and leaves it there |
@@ -42,6 +43,7 @@ mod lanes; // all relays of a worker on io_uring
 mod relays; // all relays of a worker on epoll: whose turn, whose deadline
 mod relay; // both directions until both have ended
 mod pump; // one direction of a relay, as far as it goes without waiting
+mod brake; // relays that may not go as fast as they can
 mod pace; // copy or splice: what the last reads say
 mod spares; // memory for what a sink did not take at once
 mod pipes; // the worker's own bounded stock of pipes
@@ -49,6 +51,7 @@ mod pipes; // the worker's own bounded stock of pipes
 #[cfg(test)]
 mod tests; // connections torn down at every step leave nothing behind
 
+pub use brake::Brake;
 pub use clients::Listener;
 pub use driver::{Driver, Loop, Net};
 pub use executor::{Either, either};

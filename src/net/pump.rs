@@ -18,6 +18,32 @@ use crate::sys::socket;
 /// What one direction may move before others have their turn.
 pub(super) const BUDGET: usize = 1024 * 1024;
 
+/// What a direction may read before it stops.
+pub(super) struct Budget {
+    left: usize,
+    /// Not a byte more; otherwise the last read may go beyond.
+    is_exact: bool,
+}
+
+impl Budget {
+    pub(super) fn of_a_turn() -> Self {
+        Budget { left: BUDGET, is_exact: false }
+    }
+
+    pub(super) fn exactly(bytes: usize) -> Self {
+        Budget { left: bytes, is_exact: true }
+    }
+
+    pub(super) fn left(&self) -> usize {
+        self.left
+    }
+
+    /// A read that would be of so much.
+    fn cut(&self, read: usize) -> usize {
+        if self.is_exact { read.min(self.left) } else { read }
+    }
+}
+
 /// A read while a direction copies. Bounds what is kept for a sink that takes nothing.
 const READ_BYTES: usize = 64 * 1024;
 
@@ -25,7 +51,7 @@ const READ_BYTES: usize = 64 * 1024;
 const BULK_READ_BYTES: usize = 256 * 1024;
 
 /// What is read and dropped for a dead sink before the source is closed although it still sends.
-const DISCARD_MAX: usize = 16 * 1024 * 1024;
+const DISCARD_MAX: u32 = 16 * 1024 * 1024;
 
 /// What all directions of a worker share, one at a time.
 pub(super) struct Tools {
@@ -56,7 +82,7 @@ pub(super) struct Pump {
     pace: Pace,
     stage: Stage,
     pub(super) has_spliced: bool,
-    discarded: usize,
+    discarded: u32,
     /// The last splice to the sink moved less than it was asked to.
     has_stopped_short: bool,
 }
@@ -92,6 +118,8 @@ pub(super) enum Halt {
     },
     /// The budget is used up.
     Tired,
+    /// There is more to read, and it may not be read yet.
+    Held,
     /// The source has ended and all of it is written (or dropped, where the sink is dead).
     Ended,
     SourceFailed(io::Error),
@@ -122,7 +150,7 @@ impl Pump {
             self.pace.on_chunk(bytes);
             return true;
         }
-        self.discarded += bytes;
+        self.discarded = self.discarded.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
         if self.discarded > DISCARD_MAX {
             self.stage = Stage::Ended;
         }
@@ -146,11 +174,11 @@ impl Pump {
         from: &mut Socket,
         to: &mut Socket,
         tools: &mut Tools,
+        budget: &mut Budget,
         moved: &mut u64,
     ) -> Halt {
-        let mut budget = BUDGET;
         let halt = loop {
-            match self.step(from, to, tools, &mut budget, moved) {
+            match self.step(from, to, tools, budget, moved) {
                 Ok(()) => {}
                 Err(halt) => break halt,
             }
@@ -166,7 +194,7 @@ impl Pump {
         from: &mut Socket,
         to: &mut Socket,
         tools: &mut Tools,
-        budget: &mut usize,
+        budget: &mut Budget,
         moved: &mut u64,
     ) -> Result<(), Halt> {
         match self.stage {
@@ -184,11 +212,10 @@ impl Pump {
         if !to.ready.to_write && self.stage == Stage::Flowing {
             return Err(Halt::Waiting { for_sink: true });
         }
-        if *budget == 0 {
+        if budget.left == 0 {
             return Err(Halt::Tired);
         }
-        let taken = self.fill(from, to, tools, moved)?;
-        *budget = budget.saturating_sub(taken);
+        self.fill(from, to, tools, budget, moved)?;
         Ok(())
     }
 
@@ -228,33 +255,38 @@ impl Pump {
         }
     }
 
-    /// Reads once, and returns how much. A copied chunk is offered to the sink at once.
+    /// Reads once. A copied chunk is offered to the sink at once.
     fn fill(
         &mut self,
         from: &mut Socket,
         to: &mut Socket,
         tools: &mut Tools,
+        budget: &mut Budget,
         moved: &mut u64,
-    ) -> Result<usize, Halt> {
+    ) -> Result<(), Halt> {
         // A splice does not get past an urgent mark, and would wait before it for ever.
         let may_splice = self.stage == Stage::Flowing && self.pace.is_bulk() && !from.ready.has_urgent;
         if may_splice && self.has_pipe(tools) {
-            return self.fill_pipe(from);
+            return self.fill_pipe(from, budget);
         }
         self.unload(tools); // an empty pipe, where bulk has just ended
-        let most = if self.pace.is_bulk() { BULK_READ_BYTES } else { READ_BYTES };
+        let most = budget.cut(if self.pace.is_bulk() { BULK_READ_BYTES } else { READ_BYTES });
         let Tools { buffer, rests, .. } = tools;
         let chunk = match socket::receive(from.fd.as_fd(), &mut buffer[..most]) {
-            Ok(0) => return Ok(self.end_source()),
+            Ok(0) => {
+                self.end_source();
+                return Ok(());
+            }
             Ok(read) => &buffer[..read],
             Err(error) => return received(from, error),
         };
         if chunk.len() < most && !from.ready.is_read_closed && !from.ready.has_urgent {
             from.ready.to_read = false; // a short read has emptied the socket; more comes with an event
         }
-        let length = chunk.len();
-        if !self.on_chunk(length) {
-            return Ok(length);
+        // At once: also what a sink that fails does not take has been read.
+        budget.left = budget.left.saturating_sub(chunk.len());
+        if !self.on_chunk(chunk.len()) {
+            return Ok(());
         }
         let written = sent(to, chunk.len(), socket::send(to.fd.as_fd(), chunk))?;
         *moved += written as u64;
@@ -265,25 +297,26 @@ impl Pump {
             rest.1 = 0;
             self.load = Load::Copied(rest);
         }
-        Ok(chunk.len())
+        Ok(())
     }
 
-    fn fill_pipe(&mut self, from: &mut Socket) -> Result<usize, Halt> {
-        let Load::Piped(pipe, loaded) = &mut self.load else { return Ok(0) };
-        match pipe.fill_from(from.fd.as_fd(), pipe.size()) {
+    fn fill_pipe(&mut self, from: &mut Socket, budget: &mut Budget) -> Result<(), Halt> {
+        let Load::Piped(pipe, loaded) = &mut self.load else { return Ok(()) };
+        match pipe.fill_from(from.fd.as_fd(), budget.cut(pipe.size())) {
             // The end, or an urgent mark with the end somewhere behind it: only a read can tell.
             Ok(0) => {
                 self.pace = Pace::default();
-                Ok(0)
+                Ok(())
             }
             Ok(spliced) => {
                 *loaded = spliced;
+                budget.left = budget.left.saturating_sub(spliced);
                 self.has_spliced = true;
                 self.pace.on_chunk(spliced);
                 if spliced >= PIPE_BYTES {
                     self.pace.on_taken(); // taken back by a sink that will not take it
                 }
-                Ok(spliced)
+                Ok(())
             }
             // The pipe is empty here, so it is the socket that would block.
             Err(error) => received(from, error),
@@ -300,9 +333,8 @@ impl Pump {
         matches!(self.load, Load::Piped(..))
     }
 
-    fn end_source(&mut self) -> usize {
+    fn end_source(&mut self) {
         self.stage = if self.stage == Stage::Discarding { Stage::Ended } else { Stage::Flushing };
-        0
     }
 
     /// Gives up what is loaded; an empty pipe goes back to the stock.
@@ -339,11 +371,11 @@ fn sent(to: &mut Socket, offered: usize, result: io::Result<usize>) -> Result<us
 }
 
 /// What became of a read that brought nothing.
-fn received(from: &mut Socket, error: io::Error) -> Result<usize, Halt> {
+fn received(from: &mut Socket, error: io::Error) -> Result<(), Halt> {
     if error.kind() != io::ErrorKind::WouldBlock {
         return Err(Halt::SourceFailed(error));
     }
     from.ready.to_read = false;
     from.ready.has_urgent = false;
-    Ok(0)
+    Ok(())
 }

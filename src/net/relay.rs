@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use nix::libc::{ECONNRESET, EPIPE};
 
-use super::pump::{Halt, Pump, Tools};
+use super::brake::{Brake, Braked};
+use super::pump::{Budget, Halt, Pump, Tools};
 use super::sock::{Ready, Socket};
 use crate::sys::socket::{self, Liveness};
 
@@ -22,7 +23,7 @@ use crate::sys::socket::{self, Liveness};
 const GUARD_AFTER: Duration = Duration::from_secs(1);
 
 /// One end of a relayed connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Side {
     Client,
     Server,
@@ -95,6 +96,8 @@ pub(super) struct Relay {
     half_closed: Option<Duration>,
     tally: Rc<Tally>,
     last_moved: Instant,
+    /// `None`: as fast as it goes.
+    braked: Option<Box<Braked>>,
     /// How and when the server's side is to learn to find out a dead peer; `None` once it has. Apart,
     /// since an idle connection has long done without.
     guard: Option<Box<(Instant, Liveness)>>,
@@ -106,7 +109,13 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    pub(super) fn new(sockets: [Socket; 2], patience: Patience, tally: Rc<Tally>, now: Instant) -> Self {
+    pub(super) fn new(
+        sockets: [Socket; 2],
+        patience: Patience,
+        tally: Rc<Tally>,
+        brake: Option<Box<dyn Brake>>,
+        now: Instant,
+    ) -> Self {
         let pumps = Default::default();
         let Patience { idle, half_closed, server } = patience;
         Relay {
@@ -116,6 +125,7 @@ impl Relay {
             half_closed,
             tally,
             last_moved: now,
+            braked: brake.map(Braked::new),
             guard: Some(Box::new((now + GUARD_AFTER, server))),
             first_ended: None,
             is_server_dead: false,
@@ -152,8 +162,11 @@ impl Relay {
         Some(Ended { how, half_closed: self.first_ended })
     }
 
+    /// Whoever is held back by us is not silent.
     fn silent_at(&self) -> Option<Instant> {
-        Some(self.last_moved + self.patience()?)
+        let held_until = self.braked.as_ref().and_then(|braked| braked.held_until());
+        let since = held_until.map_or(self.last_moved, |until| until.max(self.last_moved));
+        Some(since + self.patience()?)
     }
 
     fn patience(&self) -> Option<Duration> {
@@ -186,7 +199,7 @@ impl Relay {
     pub(super) fn judge(&mut self, from: Side, halt: Halt, tools: &mut Tools) -> Turn {
         match halt {
             Halt::Waiting { for_sink: false } => Turn::Waiting,
-            Halt::Waiting { for_sink: true } => match self.unseen_failure(from) {
+            Halt::Waiting { for_sink: true } | Halt::Held => match self.unseen_failure(from) {
                 Some(error) => self.failed(from, error),
                 None => Turn::Waiting,
             },
@@ -240,7 +253,10 @@ impl Relay {
         };
         let pump = &mut self.pumps[from as usize];
         let mut moved = 0;
-        let halt = pump.run(source, sink, tools, &mut moved);
+        let halt = match &mut self.braked {
+            None => pump.run(source, sink, tools, &mut Budget::of_a_turn(), &mut moved),
+            Some(braked) => braked.run(from, pump, [source, sink], tools, &mut moved),
+        };
         if pump.has_spliced {
             self.tally.has_spliced.set(true);
         }
@@ -327,6 +343,14 @@ impl Relay {
                 socket::reset_on_close(self.sockets[side as usize].fd.as_fd());
             }
         }
+    }
+
+    pub(super) fn braked(&mut self) -> Option<&mut Braked> {
+        self.braked.as_deref_mut()
+    }
+
+    pub(super) fn is_braked(&self) -> bool {
+        self.braked.is_some()
     }
 
     pub(super) fn into_sockets(self) -> [Socket; 2] {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
+use super::brake::Holds;
 use super::pump::Tools;
 use super::relay::{Ended, Relay, Side, Turn};
 use super::sock::Ready;
@@ -22,6 +23,7 @@ pub(super) struct Relays {
     all: Slab<([usize; 2], Entry)>,
     /// Relays with something to do. Each stands here once at the most.
     queue: VecDeque<usize>,
+    holds: Holds,
     tools: Tools,
     schedule: Schedule,
 }
@@ -37,6 +39,7 @@ impl Relays {
         Relays {
             all: Slab::new(),
             queue: VecDeque::new(),
+            holds: Holds::default(),
             tools: Tools::new(Instant::now()),
             schedule: Schedule::default(),
         }
@@ -62,10 +65,10 @@ impl Relays {
         }
     }
 
-    /// Relays under way or not yet told, and pipes that they hold.
+    /// Relays under way or not yet told, pipes that they hold, and directions that are held back.
     #[cfg(test)]
-    pub(super) fn in_use(&self) -> (usize, usize) {
-        (self.all.len(), self.tools.pipes.out())
+    pub(super) fn in_use(&self) -> (usize, usize, usize) {
+        (self.all.len(), self.tools.pipes.out(), self.holds.len())
     }
 
     pub(super) fn has_ready(&self) -> bool {
@@ -75,11 +78,13 @@ impl Relays {
     /// Gives each relay that has something to do one turn.
     pub(super) fn turn(&mut self, now: Instant) {
         self.tools.now = now;
+        self.let_go(now);
         for _ in 0..self.queue.len() {
             let Some(key) = self.queue.pop_front() else { return };
             let Some((_, Entry::Running { relay, is_queued, .. })) = self.all.get_mut(key) else { continue };
             let was_half_closed = relay.is_half_closed();
             let turn = relay.turn(&mut self.tools);
+            self.holds.enter(key, relay.braked());
             let sooner = (relay.is_half_closed() && !was_half_closed).then(|| relay.deadline()).flatten();
             match turn {
                 Turn::Waiting => *is_queued = false,
@@ -94,7 +99,20 @@ impl Relays {
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.schedule.next()
+        [self.schedule.next(), self.holds.next()].into_iter().flatten().min()
+    }
+
+    /// Gives a turn to those that were held back until now.
+    fn let_go(&mut self, now: Instant) {
+        while let Some((key, side)) = self.holds.due(now) {
+            let Some((_, Entry::Running { relay, is_queued, .. })) = self.all.get_mut(key) else { continue };
+            if let Some(braked) = relay.braked() {
+                braked.go_on(side);
+            }
+            if !std::mem::replace(is_queued, true) {
+                self.queue.push_back(key);
+            }
+        }
     }
 
     /// Ends what has been silent too long, if the time of the next sweep has come.
@@ -138,6 +156,7 @@ impl Relays {
     pub(super) fn end(&mut self, key: usize) -> [usize; 2] {
         let (slots, entry) = self.all.remove(key);
         if let Entry::Running { mut relay, .. } = entry {
+            self.holds.strike(key, relay.braked());
             relay.prepare_close(None, &mut self.tools);
         }
         slots
@@ -146,6 +165,7 @@ impl Relays {
     fn finish(&mut self, key: usize, ended: Ended) {
         let running = std::mem::replace(&mut self.all[key].1, Entry::Reserved);
         if let Entry::Running { mut relay, waker, .. } = running {
+            self.holds.strike(key, relay.braked());
             relay.prepare_close(Some(&ended.how), &mut self.tools);
             drop(relay); // closes both sockets
             self.all[key].1 = Entry::Ended(ended);

@@ -21,10 +21,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::driver::InUse;
-use super::{Driver, Either, End, Liveness, Loop, Net, Patience, Sock, Tally, either, listen_shared};
+use super::{Brake, Driver, Either, End, Liveness, Loop, Net, Patience, Sock, Tally, either, listen_shared};
 use crate::sys::socket;
+use bumps::Bumps;
 use script::{Fate, Pause, Scene, Script};
 
+mod bumps; // a brake that holds its relay back again and again
 mod peers; // both peers of one connection
 mod script; // what happens to it, by its number
 
@@ -294,7 +296,11 @@ async fn relay(net: Net, client: Sock, server: SocketAddr, script: Script, share
         Err(_) if matches!(script.fate, Fate::Left { .. }) => return, // it had left before we looked
         Err(error) => panic!("{script:?}: {error}"),
     };
-    let relay = net.relay(client, server, PATIENT, Rc::clone(&tally));
+    let brake: Option<Box<dyn Brake>> = match script.is_braked {
+        true => Some(Box::new(Bumps::new(shared.seed ^ u64::from(script.number)))),
+        false => None,
+    };
+    let relay = net.relay_braked([client, server], PATIENT, Rc::clone(&tally), brake);
     let is_ending = relay.watch_for_its_end();
     match script.fate {
         Fate::Left { .. } => drop(relay.await),

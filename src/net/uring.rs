@@ -18,6 +18,7 @@ use nix::libc::{POLLERR, POLLHUP, POLLIN, POLLRDHUP};
 use nix::sys::eventfd::EventFd;
 use slab::Slab;
 
+use super::brake::Brake;
 #[cfg(test)]
 use super::driver::InUse;
 use super::lanes::{Lanes, Part};
@@ -189,10 +190,14 @@ impl Uring {
         slots: [usize; 2],
         patience: Patience,
         tally: Rc<Tally>,
+        brake: Option<Box<dyn Brake>>,
         now: Instant,
     ) -> usize {
-        let sockets = slots.map(|slot| Socket { fd: self.unwatch(slot), ready: Ready::default() });
-        let relay = Relay::new(sockets, patience, tally, now);
+        // With a brake nothing is in flight yet: the first read tells.
+        let may = brake.is_some();
+        let ready = Ready { to_read: may, to_write: may, ..Ready::default() };
+        let sockets = slots.map(|slot| Socket { fd: self.unwatch(slot), ready });
+        let relay = Relay::new(sockets, patience, tally, brake, now);
         self.lanes.borrow_mut().begin(relay, now, &mut self.ring.borrow_mut())
     }
 
@@ -219,10 +224,10 @@ impl Uring {
 
     #[cfg(test)]
     pub(super) fn in_use(&self) -> InUse {
-        let (relays, pipes_out) = self.lanes.borrow().in_use();
+        let (relays, pipes_out, held) = self.lanes.borrow().in_use();
         let (operations, buffers_out) = self.ring.borrow().in_use();
         let sockets = self.slots.borrow().len();
-        InUse { sockets, relays, pipes_out, operations, buffers_out, ..InUse::default() }
+        InUse { sockets, relays, pipes_out, held, operations, buffers_out, ..InUse::default() }
     }
 
     pub(super) fn has_ready(&self) -> bool {

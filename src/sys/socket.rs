@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::MsgFlags;
 use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, TcpKeepalive, Type};
@@ -129,6 +130,15 @@ pub fn receive(socket: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<usize> {
 /// As recv(2) gives them; `WouldBlock` when nothing is there.
 pub fn peek(socket: BorrowedFd<'_>) -> io::Result<usize> {
     Ok(nix::sys::socket::recv(socket.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK)?)
+}
+
+/// Bytes that are there to be read, up to an urgent mark; 0 also where that cannot be known.
+pub fn unread(socket: BorrowedFd<'_>) -> usize {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: FIONREAD writes one int (tcp(7), SIOCINQ), and `bytes` outlives the call. The descriptor is
+    // borrowed, so that it is open.
+    let answer = unsafe { libc::ioctl(socket.as_raw_fd(), libc::FIONREAD, &raw mut bytes) };
+    if answer == 0 { usize::try_from(bytes).unwrap_or(0) } else { 0 }
 }
 
 /// Sends as much as the kernel takes.

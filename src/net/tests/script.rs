@@ -23,6 +23,8 @@ pub(super) struct Script {
     pub(super) pause: Pause,
     /// The relay's task watches its client while it dials, as `data/search.rs` does.
     pub(super) is_watched: bool,
+    /// The relay is held back again and again.
+    pub(super) is_braked: bool,
     /// The relay's task closes what it gives up cleanly, or drops it.
     pub(super) is_closed: bool,
     /// Bytes that each side says at the most.
@@ -133,8 +135,8 @@ impl Script {
             _ => [usize::MAX; 2],
         };
         let window = random.usize(16..2000);
-        let (is_watched, is_closed) = (random.bool(), random.bool());
-        Script { number, scene, fate, pause, is_watched, is_closed, lengths, window }
+        let (is_watched, is_closed, is_braked) = (random.bool(), random.bool(), random.u8(..3) == 0);
+        Script { number, scene, fate, pause, is_watched, is_braked, is_closed, lengths, window }
     }
 
     pub(super) fn address(&self) -> Ipv4Addr {
