@@ -3,6 +3,7 @@
 //! Each value is an `Arc` kept by name in `control/publisher.rs` and carried from snapshot
 //! to snapshot. Nothing here decides anything; what is counted is given back by `Drop`.
 
+mod bandwidth; // of all connections of a listener
 pub mod gate; // what a listener remembers of its clients' sources
 mod guard; // may a server be tried
 mod line; // who waits for one
@@ -14,6 +15,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use self::gate::Gate;
+pub use bandwidth::SharedBandwidth;
 pub use guard::{Circuit, Guard, Pass, Rules, Watched};
 pub use line::{Line, Ticket};
 pub use route::RouteLive;
@@ -180,6 +182,7 @@ pub struct ListenerLive {
     pub name: String,
     pub room: Arc<Room>,
     pub gate: Arc<Gate>,
+    pub bandwidth: SharedBandwidth,
     pub stats: PerWorker<ListenerStats>,
 }
 

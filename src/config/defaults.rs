@@ -207,6 +207,8 @@ impl Listener {
             admission: Admission::default(),
             classes: Arc::default(),
             first_byte_timeout: FIRST_BYTE_TIMEOUT,
+            bandwidth: None,
+            bandwidth_per_connection: None,
             idle_timeout: IDLE_TIMEOUT,
             half_close_timeout: HALF_CLOSE_TIMEOUT,
             tcp: Tcp::default(),

@@ -22,6 +22,7 @@ pub use crate::core::outlier::Rules as OutlierDetection;
 use crate::core::prefix::Prefix;
 pub use crate::core::priority::{Classes, Priority};
 pub use crate::core::split::{By as SplitBy, Share, Split};
+pub use crate::core::throttle::Bandwidth;
 pub use probe::{
     CheckKind, Galera, Http, Login, Method, Mysql, Password, Postgres, Probe, Redis, Role, SendProxy, Smtp,
     Statuses, Step,
@@ -151,6 +152,10 @@ pub struct Listener {
     /// No server is asked before the client's first byte, and a client that has said none for so long
     /// after it came is closed. `None`: servers are asked at once.
     pub first_byte_timeout: Option<Duration>,
+    /// Of all its connections together, in each direction; `None` is no limit.
+    pub bandwidth: Option<Bandwidth>,
+    /// Of one connection, in each direction; `None` is no limit.
+    pub bandwidth_per_connection: Option<Bandwidth>,
     /// Both directions silent for this long: the connection is closed. `None` is never.
     pub idle_timeout: Option<Duration>,
     /// One side has ended and the other is silent for this long. `None` is never.

@@ -115,6 +115,10 @@ fn listener(listener: &Listener, out: &mut Out) {
     admission::classes(&listener.classes, out);
     let first_byte = &listener.first_byte_timeout;
     out.unless("first_byte_timeout", first_byte, &defaults::FIRST_BYTE_TIMEOUT, length_or_off);
+    let limits = [listener.bandwidth, listener.bandwidth_per_connection];
+    for (key, limit) in ["bandwidth", "bandwidth_per_connection"].into_iter().zip(limits) {
+        limit.inspect(|limit| out.key(key, text(&limit.to_string())));
+    }
     out.unless("idle_timeout", &listener.idle_timeout, &defaults::IDLE_TIMEOUT, length_or_off);
     out.unless(
         "half_close_timeout",
@@ -296,7 +300,8 @@ mod tests {
     use super::*;
     use crate::config::parse;
     use crate::config::plan::{
-        AccessWhen, AffinityBy, Balance, HashKey, Io, Level, LogFormat, OnNoServer, SendProxy, WhenFull,
+        AccessWhen, AffinityBy, Balance, Bandwidth, HashKey, Io, Level, LogFormat, OnNoServer, SendProxy,
+        WhenFull,
     };
 
     fn word<T: Copy + std::fmt::Debug>(all: &'static [T]) -> impl Strategy<Value = T> {
@@ -350,8 +355,9 @@ mod tests {
         let entry =
             (prop::option::of(1..100_000usize), word(WhenFull::ALL), admission::tests::any_admission());
         let ways = (route::tests::routes(), route::tests::target(["p-0", "p-1"][usize::from(number)]));
-        (times, entry, (admission::tests::any_classes(), tcp()), ways).prop_map(
-            move |(times, (max_connections, when_full, admission), (classes, tcp), ways)| {
+        let bandwidth = || prop::option::of((0..1u64 << 42).prop_map(|bytes| Bandwidth::new(bytes & !1023)));
+        (times, entry, (admission::tests::any_classes(), tcp()), ways, [bandwidth(), bandwidth()]).prop_map(
+            move |(times, (max_connections, when_full, admission), (classes, tcp), ways, bandwidths)| {
                 let is_alone = ways.0.is_empty();
                 let bind = vec![
                     format!("0.0.0.0:{}", 1000 + number).parse().unwrap(),
@@ -362,6 +368,8 @@ mod tests {
                     routes: ways.0,
                     // One that has routes needs no pool of its own.
                     target: Some(ways.1).filter(|_| number == 0 || is_alone),
+                    bandwidth: bandwidths[0],
+                    bandwidth_per_connection: bandwidths[1],
                     first_byte_timeout: times[0],
                     idle_timeout: times[1],
                     half_close_timeout: times[2],

@@ -1,11 +1,12 @@
-//! Quantities as operators write them: `"250ms"`, `"2s"`, `"10%"`, `"1000/s"`.
+//! Quantities as operators write them: `"250ms"`, `"2s"`, `"10%"`, `"1000/s"`, `"10MiB/s"`.
 //!
 //! Pure, and exact in both directions: what [`write_duration`], [`write_percent`] and a [`Rate`] print
 //! reads back as the same value. A text that does not fit says why, and how to write it.
 
 use std::time::Duration;
 
-use super::plan::Rate;
+use super::plan::{Bandwidth, Rate};
+use crate::core::throttle::UNITS as BYTE_UNITS;
 
 /// The units of time, largest first, with their length in milliseconds.
 const UNITS: [(&str, u64); 5] =
@@ -113,6 +114,48 @@ pub fn rate(text: &str) -> Result<Rate, Unfit> {
             _ => Err(Unfit::new("more than 1000000", Some(format!("{}/{name}", Rate::COUNT_MAX)))),
         },
     }
+}
+
+/// So many bytes in a second: `"64KiB/s"`, `"10MiB/s"`, `"1GiB/s"`, `"1500B/s"`.
+pub fn bandwidth(text: &str) -> Result<Bandwidth, Unfit> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, rest) = text.split_at(digits);
+    if digits == 0 {
+        return Err(Unfit::new("a bandwidth begins with a whole number", None));
+    }
+    let (unit, per) = rest.split_once('/').unwrap_or((rest, ""));
+    let length = BYTE_UNITS.iter().find(|(name, _)| *name == unit).map(|(_, length)| *length);
+    let (Some(length), "s") = (length, per) else { return Err(unknown_bandwidth_unit(number, unit, per)) };
+    let number = number.parse::<u64>().unwrap_or(u64::MAX);
+    match number.saturating_mul(length) {
+        0 => Err(Unfit::new("nothing would move; for no limit, write \"off\"", Some("off".to_owned()))),
+        bytes @ Bandwidth::LEAST..=Bandwidth::MOST => Ok(Bandwidth::new(bytes)),
+        bytes => {
+            let (why, nearest) = match bytes < Bandwidth::LEAST {
+                true => ("less than 1KiB/s", Bandwidth::LEAST),
+                false => ("more than 1024GiB/s", Bandwidth::MOST),
+            };
+            Err(Unfit::new(why, Some(Bandwidth::new(nearest).to_string())))
+        }
+    }
+}
+
+/// What is plainly meant by another unit. Of decimal units and of bits that would be another number.
+fn unknown_bandwidth_unit(number: &str, unit: &str, per: &str) -> Unfit {
+    let name = match unit.trim().to_ascii_lowercase().as_str() {
+        "b" | "byte" | "bytes" => Some("B"),
+        "k" | "ki" | "kib" => Some("KiB"),
+        "m" | "mi" | "mib" => Some("MiB"),
+        "g" | "gi" | "gib" => Some("GiB"),
+        _ => None,
+    };
+    let is_by_second = ["", "s", "1s", "sec", "second"].contains(&per.trim());
+    let why = match (name, per) {
+        (_, "") => "a bandwidth is a number, a unit and `/s`",
+        (Some(_), _) if !is_by_second => "the unit of time is s",
+        _ => "the units are B, KiB, MiB and GiB, by /s",
+    };
+    Unfit::new(why, name.filter(|_| is_by_second).map(|name| format!("{number}{name}/s")))
 }
 
 fn unknown_rate_unit(count: &str, unit: &str) -> Unfit {
@@ -247,6 +290,32 @@ mod tests {
             assert_eq!(instead(text).as_deref(), Some(better), "{text}");
         }
         for hopeless in ["", "/s", "1.5/s", "-1/s", "many", "10/d", "10/", "1k/s", "10 /s"] {
+            assert_eq!(instead(hopeless), None, "{hopeless}");
+        }
+    }
+
+    #[test]
+    fn a_bandwidth_is_a_number_of_bytes_in_a_second() {
+        for (text, bytes) in
+            [("64KiB/s", 64 << 10), ("10MiB/s", 10 << 20), ("1024GiB/s", 1 << 40), ("1500B/s", 1500)]
+        {
+            assert_eq!(bandwidth(text), Ok(Bandwidth::new(bytes)));
+            assert_eq!(Bandwidth::new(bytes).to_string().replace("1TiB", "1024GiB"), text);
+        }
+        let instead = |text: &str| bandwidth(text).unwrap_err().instead;
+        for (text, better) in [
+            ("10MiB", "10MiB/s"),
+            ("10M/s", "10MiB/s"),
+            ("10 mib / s", "10MiB/s"),
+            ("64k", "64KiB/s"),
+            ("0MiB/s", "off"),
+            ("1023B/s", "1KiB/s"),
+            ("1025GiB/s", "1024GiB/s"),
+            ("99999999999999999999B/s", "1024GiB/s"),
+        ] {
+            assert_eq!(instead(text).as_deref(), Some(better), "{text}");
+        }
+        for hopeless in ["", "MiB/s", "1.5MiB/s", "-1KiB/s", "10MB/s", "100Mbit/s", "10MiB/m", "much", "10"] {
             assert_eq!(instead(hopeless), None, "{hopeless}");
         }
     }

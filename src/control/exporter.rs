@@ -115,6 +115,17 @@ fn listeners(snapshot: &Snapshot, page: &mut Page<'_>) -> Result<(), Error> {
     page.counter("listener_would_reject_connections", help, would_reject)?;
     page.counter("listener_received_bytes", "Bytes from clients", sums(|s| s.received.get()))?;
     page.counter("listener_sent_bytes", "Bytes to clients", sums(|s| s.sent.get()))?;
+    let held = all.iter().flat_map(|(name, live)| {
+        let by = |limit, read: fn(&ListenerStats) -> u64| {
+            Sample::seconds(&[("listener", name), ("limit", limit)], live.stats.sum(read))
+        };
+        [
+            by("bandwidth_per_connection", |stats| stats.held_by_own_us.get()),
+            by("bandwidth", |stats| stats.held_by_all_us.get()),
+        ]
+    });
+    let help = "Time that bytes were held back by a bandwidth, added up over directions of connections";
+    page.counter("listener_throttled_seconds", help, held)?;
     let durations = all.iter().map(|(name, live)| {
         Sample::histogram(&[("listener", name)], Summed::of(live.stats.iter().map(|stats| &stats.duration)))
     });

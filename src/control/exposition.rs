@@ -121,6 +121,7 @@ pub struct Sample {
 enum Value {
     Gauge(f64),
     Count(u64),
+    Seconds(f64),
     Histogram(Box<Summed>),
 }
 
@@ -131,6 +132,11 @@ impl Sample {
 
     pub fn count(labels: &[(&'static str, &str)], value: u64) -> Self {
         Sample::new(labels, Value::Count(value))
+    }
+
+    /// A count of seconds.
+    pub fn seconds(labels: &[(&'static str, &str)], microseconds: u64) -> Self {
+        Sample::new(labels, Value::Seconds(microseconds as f64 / 1e6))
     }
 
     pub fn histogram(labels: &[(&'static str, &str)], value: Summed) -> Self {
@@ -147,6 +153,7 @@ impl Value {
         match self {
             Value::Gauge(value) => encoder.encode_gauge(value),
             Value::Count(value) => encoder.encode_counter::<NoLabelSet, _, f64>(value, None),
+            Value::Seconds(value) => encoder.encode_counter::<NoLabelSet, _, f64>(value, None),
             Value::Histogram(summed) => {
                 let (sum, buckets) = (summed.sum_us as f64 / 1e6, seconds(summed));
                 encoder.encode_histogram::<NoLabelSet>(sum, summed.count(), &buckets, None)

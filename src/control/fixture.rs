@@ -46,6 +46,8 @@ pub fn plan_of(pool: &str, servers: &[&str]) -> Plan {
             admission: Admission::default(),
             classes: Arc::default(),
             first_byte_timeout: None,
+            bandwidth: None,
+            bandwidth_per_connection: None,
             idle_timeout: None,
             half_close_timeout: None,
             tcp,

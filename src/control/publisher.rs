@@ -19,7 +19,8 @@ use crate::core::health::State;
 use crate::core::priority::Among;
 use crate::live::gate::Gate;
 use crate::live::{
-    Answers, Guard, ListenerLive, Loads, PoolLive, Room, RouteLive, Rules, ServerLive, Warmup,
+    Answers, Guard, ListenerLive, Loads, PoolLive, Room, RouteLive, Rules, ServerLive, SharedBandwidth,
+    Warmup,
 };
 use crate::snapshot::{Listener, Pool, Server, Snapshot};
 use crate::telemetry::counters::PerWorker;
@@ -170,9 +171,11 @@ impl Publisher {
         let live = self.registry.listeners.entry(plan.name.clone()).or_insert_with(|| {
             let name = plan.name.clone();
             let (room, gate) = (Room::new(limit), Gate::new(Instant::now()));
-            Arc::new(ListenerLive { name, room, gate, stats: PerWorker::new(workers) })
+            let bandwidth = SharedBandwidth::new(Instant::now());
+            Arc::new(ListenerLive { name, room, gate, bandwidth, stats: PerWorker::new(workers) })
         });
         live.room.set_limit(limit);
+        live.bandwidth.set(plan.bandwidth);
         let live = Arc::clone(live);
         let mut routing = Routing { listener: plan, pools, registry: &mut self.registry, workers };
         let (routes, flow) = (routing.routes()?, routing.flow_at_first());

@@ -8,6 +8,7 @@ pub mod acl; // which addresses may come in
 pub mod priority; // who comes first when room is short
 pub mod table; // how many connections each source has
 pub mod bucket; // how many in a while
+pub mod throttle; // how fast bytes may move
 pub mod health; // up or down, from the results of checks
 pub mod outlier; // a server that stands out is taken out for a time
 pub mod breaker; // a server that fails too often is left alone for a time

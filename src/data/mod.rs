@@ -14,6 +14,7 @@ mod search; // the servers of one pool, in order of preference
 mod retry; // may this client try again?
 mod failure; // why one of them did not take it
 mod wait; // in the pool's line, when none takes it now
+mod brake; // how fast one connection may go
 mod relay; // both directions until both end
 mod lost; // when its server goes down
 mod close; // count it, log it, release

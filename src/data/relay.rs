@@ -11,7 +11,7 @@ use super::listen::liveness;
 use super::visit::Visit;
 use super::worker::Worker;
 use crate::core::outcome::{By, Close, How, Phase, Reason};
-use crate::net::{End, Ended, Patience, Side};
+use crate::net::{Brake, End, Ended, Patience, Side};
 use crate::snapshot::{Listener, Pool};
 
 /// How long silence is borne between this listener's clients and this pool's servers.
@@ -27,11 +27,12 @@ pub(super) fn patience(listener: &Listener, pool: &Pool) -> Patience {
 pub(super) fn relay(
     joined: Joined,
     patience: Patience,
+    brake: Option<Box<dyn Brake>>,
     visit: &Visit,
     worker: &Worker,
 ) -> impl Future<Output = Close> + use<> {
     let Joined { client, server, _places, _lease, .. } = joined;
-    let relaying = worker.net.relay(client, server, patience, Rc::clone(&visit.tally));
+    let relaying = worker.net.relay_braked([client, server], patience, Rc::clone(&visit.tally), brake);
     async move {
         let _held = (_places, _lease);
         named(relaying.await)

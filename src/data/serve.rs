@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::accept::Client;
 use super::admit::admit;
+use super::brake::brake;
 use super::close::{close, cut_off};
 use super::connect::connect;
 use super::first_byte::first_byte;
@@ -41,7 +42,7 @@ async fn live(client: Client, visit: &Visit, world: Arc<Listener>, worker: &Work
     let way = route(&world, visit, worker)?;
     // Boxed, so that what connecting needs is given back before the connection idles.
     let joined = Box::pin(connect(admitted, way, visit, worker)).await?;
-    let patience = patience(&world, &joined.pool);
+    let (patience, brake) = (patience(&world, &joined.pool), brake(&world.plan, visit, worker));
     drop(world); // an open connection holds no snapshot
-    Ok(relay(joined, patience, visit, worker).await)
+    Ok(relay(joined, patience, brake, visit, worker).await)
 }

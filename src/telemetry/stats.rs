@@ -23,6 +23,10 @@ pub struct ListenerStats {
     /// Bytes to clients.
     pub sent: Count,
     pub duration: Histogram,
+    /// Microseconds that directions were held back by `bandwidth_per_connection`.
+    pub held_by_own_us: Count,
+    /// The same by the listener's `bandwidth`.
+    pub held_by_all_us: Count,
 }
 
 /// What one worker counts of one server.

@@ -6,6 +6,7 @@ mod support;
 mod account; // every connection ends in one word, and all views tell the same one
 mod admission; // who may come in
 mod affinity; // a client comes back to its server
+mod bandwidth; // how fast bytes may move
 mod checks; // health checks, of servers that answer well and badly
 mod choose; // which server, and what happens when it does not take the client
 mod exhausted; // descriptors and ports run out

@@ -11,7 +11,7 @@ use super::{admission, keys, priority};
 use crate::config::defaults as built_in;
 use crate::config::file::Kind;
 use crate::config::mistake::{Code, Mistake, Mistakes};
-use crate::config::plan::{Admission, Balance, Classes, OnNoServer, Queue, Retry, Tcp, WhenFull};
+use crate::config::plan::{Admission, Balance, Bandwidth, Classes, OnNoServer, Queue, Retry, Tcp, WhenFull};
 
 /// More attempts than any pool has servers worth trying while a client waits.
 const ATTEMPTS_MAX: i64 = 100;
@@ -29,6 +29,7 @@ pub struct Common {
     pub when_full: WhenFull,
     pub admission: Admission,
     pub classes: Arc<Classes>,
+    pub bandwidth_per_connection: Option<Bandwidth>,
     pub on_no_server: OnNoServer,
     pub retry: Retry,
     pub slow_start: Option<Duration>,
@@ -46,6 +47,7 @@ impl Default for Common {
             when_full: built_in::WHEN_FULL,
             admission: Admission::default(),
             classes: Arc::default(),
+            bandwidth_per_connection: None,
             on_no_server: built_in::ON_NO_SERVER,
             retry: Retry::default(),
             slow_start: built_in::SLOW_START,
@@ -81,6 +83,10 @@ pub fn for_listener(section: &Section<'_>, mut common: Common, found: &mut Mista
     if let Some(field) = section.get("when_full") {
         let read = leaf::word(field, WhenFull::ALL, WhenFull::word, keys::FOREIGN_REFUSE, found);
         common.when_full = read.unwrap_or(common.when_full);
+    }
+    if let Some(field) = section.get("bandwidth_per_connection") {
+        let read = leaf::bandwidth_or_off(field, found);
+        common.bandwidth_per_connection = read.unwrap_or(common.bandwidth_per_connection);
     }
     common.admission = admission::admission(section, common.admission, found);
     common.classes = priority::classes(section, common.classes, found);

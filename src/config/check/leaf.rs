@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::section::{Field, listed, nearest};
 use crate::config::file::{Kind, Table, Value};
 use crate::config::mistake::{Code, Mistake, Mistakes, quoted};
-use crate::config::plan::{Auto, Rate};
+use crate::config::plan::{Auto, Bandwidth, Rate};
 use crate::config::units::{self, Unfit};
 
 /// More than any machine has descriptors for, and far below what overflows.
@@ -248,6 +248,31 @@ pub fn rate_or_off(field: Field<'_>, found: &mut Mistakes) -> Option<Option<Rate
     None
 }
 
+/// A bandwidth such as `"10MiB/s"`, or `"off"` for none.
+pub fn bandwidth_or_off(field: Field<'_>, found: &mut Mistakes) -> Option<Option<Bandwidth>> {
+    let mistake = match &field.value.kind {
+        Kind::Text(text) if text == "off" => return Some(None),
+        Kind::Text(text) => match units::bandwidth(text) {
+            Ok(bandwidth) => return Some(Some(bandwidth)),
+            Err(unfit) => not_a(field, "bandwidth", text, unfit),
+        },
+        Kind::Integer(number @ 1..) => {
+            let message = format!("`{}` has no unit", field.key);
+            let mistake = Mistake::new(Code::BadQuantity, field.value.span.clone(), message);
+            let better = format!("\"{}\"", Bandwidth::new(number.unsigned_abs()));
+            let help = format!("write {better}, if bytes are meant; units are B, KiB, MiB and GiB");
+            field.patched(mistake, &better).help(help)
+        }
+        Kind::Integer(0) | Kind::Boolean(false) => {
+            let mistake = field.out_of_range("nothing would move").help("for no limit, write \"off\"");
+            field.patched(mistake, "\"off\"")
+        }
+        _ => field.wrong_type("a bandwidth such as \"10MiB/s\""),
+    };
+    found.add(mistake);
+    None
+}
+
 fn within(field: Field<'_>, duration: Duration, range: Span, found: &mut Mistakes) -> Option<Duration> {
     let (least, most) = match range {
         Span::Any => (Duration::ZERO, units::DURATION_MAX),
@@ -319,6 +344,7 @@ fn not_a(field: Field<'_>, quantity: &str, text: &str, unfit: Unfit) -> Mistake 
     match unfit.instead {
         Some(better) => field.patched(mistake, format!("\"{better}\"")),
         None if quantity == "rate" => mistake.help("for example \"1000/s\", \"10/m\" or \"100/h\""),
+        None if quantity == "bandwidth" => mistake.help("for example \"64KiB/s\", \"10MiB/s\" or \"1GiB/s\""),
         None if quantity == "share" => mistake.help("for example \"10%\""),
         None => mistake.help("for example \"250ms\", \"2s\", \"5m\", \"1h\" or \"7d\""),
     }

@@ -64,6 +64,11 @@ pub fn listener(entry: &Entry, common: &Common, found: &mut Mistakes) -> Listene
         at.plan.first_byte_timeout =
             leaf::duration_or_off(field, leaf::Span::Positive, found).unwrap_or(at.plan.first_byte_timeout);
     }
+    // Nor is this: like `max_connections`, it is set where it holds.
+    if let Some(field) = section.get("bandwidth") {
+        at.plan.bandwidth = leaf::bandwidth_or_off(field, found).unwrap_or(at.plan.bandwidth);
+    }
+    at.plan.bandwidth_per_connection = own.bandwidth_per_connection;
     at.plan.when_full = own.when_full;
     at.plan.admission = own.admission;
     at.plan.classes = own.classes;
