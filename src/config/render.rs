@@ -356,9 +356,8 @@ mod tests {
             (prop::option::of(1..100_000usize), word(WhenFull::ALL), admission::tests::any_admission());
         let ways = (route::tests::routes(), route::tests::target(["p-0", "p-1"][usize::from(number)]));
         let bandwidth = || prop::option::of((0..1u64 << 42).prop_map(|bytes| Bandwidth::new(bytes & !1023)));
-        let limits = (admission::tests::any_classes(), [bandwidth(), bandwidth()]);
-        (times, entry, (limits, tcp()), ways).prop_map(
-            move |(times, (max_connections, when_full, admission), ((classes, bandwidths), tcp), ways)| {
+        (times, entry, (admission::tests::any_classes(), tcp()), ways, [bandwidth(), bandwidth()]).prop_map(
+            move |(times, (max_connections, when_full, admission), (classes, tcp), ways, bandwidths)| {
                 let is_alone = ways.0.is_empty();
                 let bind = vec![
                     format!("0.0.0.0:{}", 1000 + number).parse().unwrap(),
