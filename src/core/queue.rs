@@ -44,12 +44,23 @@ pub struct Queue {
 /// Those of one class.
 #[derive(Debug, Default)]
 struct Rank {
-    /// Numbers that wait, by source, each in order of coming. No list is empty.
-    lanes: HashMap<Source, VecDeque<u64>>,
-    /// Sources in the order of their turns; the same as the keys of `lanes`.
-    turns: VecDeque<Source>,
+    /// Those who wait, by source. No lane is empty.
+    lanes: HashMap<Source, Lane>,
+    /// The sources of `lanes` in the order of their turns. Thousands may leave at once, each from anywhere
+    /// in the order.
+    turns: BTreeMap<u64, Source>,
+    /// Turns given so far.
+    given: u64,
     /// The same numbers once more in the order of coming, so that the newest is found without a search.
     newest: BTreeMap<u64, Source>,
+}
+
+/// Those of one source.
+#[derive(Debug)]
+struct Lane {
+    turn: u64,
+    /// Their numbers, in the order of coming.
+    numbers: VecDeque<u64>,
 }
 
 impl Queue {
@@ -118,22 +129,27 @@ impl Queue {
 
 impl Rank {
     fn join(&mut self, ticket: Ticket) {
-        let lane = self.lanes.entry(ticket.source).or_default();
-        if lane.is_empty() {
-            self.turns.push_back(ticket.source);
-        }
-        lane.push_back(ticket.number);
         self.newest.insert(ticket.number, ticket.source);
+        if let Some(lane) = self.lanes.get_mut(&ticket.source) {
+            return lane.numbers.push_back(ticket.number);
+        }
+        let (turn, numbers) = (self.next_turn(ticket.source), VecDeque::from([ticket.number]));
+        self.lanes.insert(ticket.source, Lane { turn, numbers });
+    }
+
+    fn next_turn(&mut self, source: Source) -> u64 {
+        self.given += 1;
+        self.turns.insert(self.given, source);
+        self.given
     }
 
     fn call(&mut self) -> Option<(Source, u64)> {
-        let source = self.turns.pop_front()?;
-        let lane = self.lanes.get_mut(&source)?;
-        let number = lane.pop_front()?;
-        if lane.is_empty() {
-            self.lanes.remove(&source);
-        } else {
-            self.turns.push_back(source);
+        let (_, source) = self.turns.pop_first()?;
+        let mut lane = self.lanes.remove(&source)?;
+        let number = lane.numbers.pop_front()?;
+        if !lane.numbers.is_empty() {
+            lane.turn = self.next_turn(source);
+            self.lanes.insert(source, lane);
         }
         self.newest.remove(&number);
         Some((source, number))
@@ -141,11 +157,11 @@ impl Rank {
 
     fn leave(&mut self, source: Source, number: u64) -> bool {
         let Some(lane) = self.lanes.get_mut(&source) else { return false };
-        let Ok(place) = lane.binary_search(&number) else { return false };
-        lane.remove(place);
-        if lane.is_empty() {
+        let Ok(place) = lane.numbers.binary_search(&number) else { return false };
+        lane.numbers.remove(place);
+        if lane.numbers.is_empty() {
+            self.turns.remove(&lane.turn);
             self.lanes.remove(&source);
-            self.turns.retain(|other| *other != source);
         }
         self.newest.remove(&number);
         true

@@ -224,6 +224,7 @@ pub struct BlackHole {
 impl BlackHole {
     pub fn start() -> BlackHole {
         let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        listener.set_reuse_address(true).unwrap(); // an older test may have left connections in TIME_WAIT
         listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, free_port())).into()).unwrap();
         listener.listen(0).unwrap();
         let address = listener.local_addr().unwrap().as_socket().unwrap();
