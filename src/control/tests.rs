@@ -68,6 +68,16 @@ struct Running {
     seen: Vec<Seen>,
     ask: Option<oneshot::Sender<()>>,
     thread: JoinHandle<Ended>,
+    _litter: Litter,
+}
+
+/// A socket's file, which nobody wants when the test is over.
+struct Litter(PathBuf);
+
+impl Drop for Litter {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0); // also gone where the test took it away itself
+    }
 }
 
 struct Setup {
@@ -110,7 +120,8 @@ impl Setup {
             notifier: self.notifier,
             until: if self.by_signals { Until::Signals } else { Until::Asked(asked) },
         };
-        Running { http, socket, seen, ask: Some(ask), thread: thread::spawn(|| run(boot)) }
+        let _litter = Litter(socket.clone());
+        Running { http, socket, seen, ask: Some(ask), thread: thread::spawn(|| run(boot)), _litter }
     }
 }
 
