@@ -315,6 +315,7 @@ fn fit_ward(plan: &plan::Pool, live: &PoolLive, servers: &[Server]) {
     };
     let share = plan.outlier_detection.map_or(0.0, |rules| rules.max_ejected);
     live.ward.lock().unwrap_or_else(PoisonError::into_inner).fit(&numbers, share);
+    servers.iter().for_each(|server| server.live.guard.end_ejection_without_bed(Instant::now()));
 }
 
 fn is_planned(snapshot: &Snapshot, key: &ServerKey) -> bool {

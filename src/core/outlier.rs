@@ -107,6 +107,11 @@ impl Outlier {
         self.halves = [Tally::default(); 2];
     }
 
+    /// The ejection under way ends early.
+    pub fn pardon(&mut self) {
+        self.last = None;
+    }
+
     /// The ejection under way.
     pub fn ejected(&self, now: Instant) -> Option<Ejection> {
         self.last.filter(|last| now < last.until)
@@ -168,6 +173,10 @@ impl Ward {
         self.beds = beds(servers.len(), max_ejected);
         self.servers = servers.to_vec();
         self.inside.retain(|(server, _)| servers.contains(server));
+    }
+
+    pub fn holds(&self, server: u64) -> bool {
+        self.inside.iter().any(|(other, _)| *other == server)
     }
 
     /// Takes a server in, unless that would be one too many. One that the pool has no more needs no bed:

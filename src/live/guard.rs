@@ -142,6 +142,20 @@ impl Guard {
         until != 0 && self.ticks(now) < until
     }
 
+    /// A server that a reload took away while it was ejected, and that another brought back: its bed may be
+    /// somebody else's by now, so it is in again.
+    pub fn end_ejection_without_bed(&self, now: Instant) {
+        if !self.is_ejected(now) {
+            return;
+        }
+        let mut inside = self.inside();
+        let has_bed = self.ward.lock().unwrap_or_else(PoisonError::into_inner).holds(self.number);
+        if let Some(outlier) = inside.outlier.as_mut().filter(|_| !has_bed) {
+            outlier.pardon();
+            self.ejected_until.store(0, Ordering::Relaxed);
+        }
+    }
+
     /// Its check has found it well.
     pub fn trust(&self) {
         self.doubted_until.store(0, Ordering::Relaxed);
@@ -430,6 +444,27 @@ mod tests {
         assert_eq!((out, told), (2, 2));
         let later = now + OUTLIER.eject_for;
         assert!(!guards.iter().any(|guard| guard.is_ejected(later)));
+    }
+
+    /// The bug: a server that was away for a reload came back ejected, and beyond `max_ejected`.
+    #[test]
+    fn a_server_that_was_away_while_it_was_ejected_is_in_again() {
+        let (now, ward) = (Instant::now(), Arc::<Mutex<Ward>>::default());
+        let guard = Guard::new(now, Arc::clone(&ward));
+        let fit = |numbers: &[u64]| ward.lock().expect("whole").fit(numbers, OUTLIER.max_ejected);
+        fit(&[guard.number(), u64::MAX]);
+        guard.set_rules(Rules { outlier: Some(OUTLIER), breaker: None });
+        for _ in 0..2 {
+            guard.enter(now).expect("no breaker").failed(Duration::ZERO, now);
+        }
+        fit(&[guard.number(), u64::MAX]);
+        guard.end_ejection_without_bed(now);
+        assert!(guard.is_ejected(now), "a reload that leaves it in the pool changes nothing");
+        fit(&[u64::MAX]);
+        fit(&[guard.number(), u64::MAX]);
+        guard.end_ejection_without_bed(now);
+        assert!(!guard.is_ejected(now));
+        assert_eq!(guard.watched(now).expect("rules").ejected, None);
     }
 
     #[test]
