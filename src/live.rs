@@ -117,6 +117,11 @@ impl Room {
         self.places.is_full()
     }
 
+    /// Is there no place for those who may fill it so far.
+    pub fn is_full_within(&self, reach: Reach) -> bool {
+        self.taken() >= reach.of(self.limit())
+    }
+
     fn wake_waiting(&self) {
         if self.is_awaited.swap(false, Ordering::AcqRel) {
             let woken = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));

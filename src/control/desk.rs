@@ -84,9 +84,22 @@ impl Desk {
         self.publish(&publisher);
     }
 
+    /// What checks found a server to be. A pool that a reload has just left without checks hears of it no
+    /// more: nobody would ever tell it that the server is back.
+    pub fn on_check(&self, key: &ServerKey, state: State) {
+        let publisher = lock(&self.publisher);
+        if publisher.snapshot().pools.get(&key.pool).is_some_and(|pool| pool.plan.health_check.is_some()) {
+            self.set_state_by(publisher, key, state);
+        }
+    }
+
     /// A server's new state, for every worker. Says whether it was news.
+    #[cfg(test)]
     pub fn set_state(&self, key: &ServerKey, state: State) -> bool {
-        let mut publisher = lock(&self.publisher);
+        self.set_state_by(lock(&self.publisher), key, state)
+    }
+
+    fn set_state_by(&self, mut publisher: MutexGuard<'_, Publisher>, key: &ServerKey, state: State) -> bool {
         let before = view::who_serves(&publisher.snapshot(), &key.pool);
         let is_news = publisher.set_state(key, state);
         if is_news {
@@ -168,7 +181,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::fixture::{desk_with, plan_of, worker};
+    use crate::control::fixture::{a_check, desk_with, plan_of, worker};
 
     #[test]
     fn a_worker_that_comes_late_finds_the_newest_world_and_no_other() {
@@ -186,5 +199,21 @@ mod tests {
         assert!(matches!(mail[..], [Order::Beat, Order::Publish(_)]), "{} orders", mail.len());
         let Order::Publish(newest) = &mail[1] else { panic!("not a snapshot") };
         assert_eq!(newest.generation, 2);
+    }
+
+    /// The bug: a check that ended while a reload took it away left its server down for ever.
+    #[test]
+    fn a_check_that_a_reload_has_taken_away_has_nothing_to_say() {
+        let mut plan = plan_of("api", &["a"]);
+        plan.pools[0].health_check = Some(a_check());
+        let desk = desk_with(&plan, Vec::new());
+        let key = ServerKey::new("api", &plan.pools[0].servers[0]);
+        let state = || desk.snapshot().pools["api"].servers[0].state;
+        desk.on_check(&key, State::Up);
+        plan.pools[0].health_check = None;
+        desk.apply(&plan);
+        let before = state();
+        desk.on_check(&key, State::Down);
+        assert_eq!(state(), before);
     }
 }

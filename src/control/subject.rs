@@ -85,7 +85,7 @@ impl Subject {
         if state == State::Checking && has_results {
             hearer.state = known;
             hearer.checked.changes.add(1);
-            self.desk.set_state(&hearer.key, known);
+            self.desk.on_check(&hearer.key, known);
             let (server, target) = (hearer.name(), self.target);
             tracing::info!("server `{server}` is {known}: another pool's checks of {target} say so");
         }
@@ -197,7 +197,7 @@ impl Subject {
 
     fn announce(&self, hearer: &Hearer, found: &Found, (ok, count): (bool, u32)) {
         hearer.checked.changes.add(1);
-        self.desk.set_state(&hearer.key, hearer.state);
+        self.desk.on_check(&hearer.key, hearer.state);
         let (server, state) = (hearer.name(), hearer.state);
         match found {
             Found::Failed(why) => {

@@ -48,12 +48,15 @@ pub fn status(desk: &Desk) -> api::Status {
 }
 
 pub fn listeners(desk: &Desk) -> Vec<api::Listener> {
+    let snapshot = desk.snapshot();
     let shown = |listener: &Arc<Listener>| {
-        let room = &listener.live.room;
-        let state = match (desk.is_draining(), room.is_full()) {
-            (true, _) => "draining",
-            (false, true) => "full",
-            (false, false) => "listening",
+        let (room, reaches) = (&listener.live.room, listener.reaches_of_anybody());
+        let state = match () {
+            () if desk.is_draining() => "draining",
+            () if room.is_full() => "full",
+            () if room.is_full_within(reaches.listener) => "held back",
+            () if snapshot.process_room.is_full_within(reaches.process) => "held back",
+            () => "listening",
         };
         api::Listener {
             name: listener.plan.name.clone(),
@@ -68,7 +71,7 @@ pub fn listeners(desk: &Desk) -> Vec<api::Listener> {
             state: state.into(),
         }
     };
-    desk.snapshot().listeners.values().map(shown).collect()
+    snapshot.listeners.values().map(shown).collect()
 }
 
 /// The one for whoever the others do not take.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::visit::{Cut, Visit};
+use super::visit::{Cut, Side, Visit};
 use super::worker::Worker;
 use crate::core::outcome::{By, Close, How, Phase, Reason};
 use crate::telemetry::record::{Attempt, Chosen, Path, Record, Routed, Times};
@@ -68,10 +68,9 @@ fn record(visit: &Visit, close: Close, worker: &Worker, total: Duration) -> Reco
         client: visit.client,
         priority: visit.class,
         local: visit.local,
-        route: visit.route_name(close.phase),
-        routed: (!matches!(close.phase, Phase::Accept | Phase::Hello | Phase::Route)
-            && !flow.pool.is_empty())
-        .then(|| Routed { pool: flow.pool.clone(), server }),
+        route: visit.route_name(),
+        routed: (visit.side.get() != Side::Unrouted && close.phase != Phase::Route)
+            .then(|| Routed { pool: flow.pool.clone(), server }),
         attempts: attempts
             .iter()
             .map(|one| Attempt { server: one.server.name.clone(), took: one.took, error: one.error })

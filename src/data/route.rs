@@ -53,6 +53,7 @@ pub(super) fn route<'w>(world: &'w Listener, visit: &Visit, worker: &Worker) -> 
     let Some(route) = world.routes.iter().find(|route| route.takes(client)) else {
         return Err(no_route(world, client));
     };
+    visit.side.set(Side::Main);
     if let Some(live) = &route.live {
         live.stats.of(worker.index).connections.add(1);
         visit.take_route(live);

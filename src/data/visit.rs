@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::signal::Signal;
 use crate::config::plan::Route;
 use crate::core::balance::Why;
-use crate::core::outcome::{Phase, Reason};
+use crate::core::outcome::Reason;
 use crate::core::priority::Priority;
 use crate::live::{ListenerLive, RouteLive, Seat, ServerLive};
 use crate::net::Tally;
@@ -56,6 +56,8 @@ pub(super) struct Visit {
 /// On which side of a split a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Side {
+    /// No route has been looked for yet, or none takes it.
+    Unrouted,
     /// Where there is no canary, and where the main pool's share is.
     Main,
     Canary,
@@ -110,7 +112,7 @@ impl Visit {
             listener,
             flow: RefCell::new(flow),
             route: OnceCell::new(),
-            side: Cell::new(Side::Main),
+            side: Cell::new(Side::Unrouted),
             attempts: RefCell::default(),
             is_watched: Cell::new(false),
             heard_after_us: Cell::new(0),
@@ -135,24 +137,21 @@ impl Visit {
         }
     }
 
-    /// The name of its route, for a connection that ended in that phase; `None` before it has one. What goes
-    /// to a canary has a name of its own.
-    pub(super) fn route_name(&self, phase: Phase) -> Option<Cow<'static, str>> {
+    /// The name of its route; `None` before it has one. What goes to a canary has a name of its own.
+    pub(super) fn route_name(&self) -> Option<Cow<'static, str>> {
         let canary = match self.side.get() {
+            Side::Unrouted => return None,
             Side::Main => "",
             Side::Canary => "canary",
             Side::LeftCanary => "canary-fallback",
         };
         let route = self.route.get().map(|route| route.name.as_str());
-        match (route.filter(|name| *name != Route::DEFAULT), canary) {
-            (None, _) if route.is_none() && matches!(phase, Phase::Accept | Phase::Hello | Phase::Route) => {
-                None
-            }
-            (None, "") => Some(Route::DEFAULT.into()),
-            (None, canary) => Some(canary.into()),
-            (Some(name), "") => Some(name.to_owned().into()),
-            (Some(name), canary) => Some(format!("{name}/{canary}").into()),
-        }
+        Some(match (route.filter(|name| *name != Route::DEFAULT), canary) {
+            (None, "") => Route::DEFAULT.into(),
+            (None, canary) => canary.into(),
+            (Some(name), "") => name.to_owned().into(),
+            (Some(name), canary) => format!("{name}/{canary}").into(),
+        })
     }
 
     /// Tells outlier detection that the server has begun to answer, once; or that it never will.

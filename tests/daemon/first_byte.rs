@@ -134,4 +134,5 @@ fn a_drain_waits_for_who_has_not_spoken_yet_and_cuts_it_at_its_deadline() {
     let log = daemon.access_log_of(2);
     let cut = log.iter().find(|record| word(record, "close.reason") == "drain_deadline").unwrap();
     assert!(word(cut, "close.detail").contains("without a server"), "{cut}");
+    assert!(cut.get("route").is_none() && cut.get("pool").is_none(), "nobody had asked where it goes: {cut}");
 }

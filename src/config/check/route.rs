@@ -207,7 +207,7 @@ impl Reading<'_> {
             Some((name.to_owned(), field.value.span.clone()))
         });
         let (name, span) = written.unwrap_or(number);
-        if [Route::DEFAULT, "canary"].contains(&name.as_str()) {
+        if [Route::DEFAULT, "canary", "canary-fallback"].contains(&name.as_str()) {
             let message = format!("{} is no name for a route", quoted(&name));
             let mistake = Mistake::new(Code::BadName, span.clone(), message);
             found.add(mistake.label("the log calls so what takes no route"));
