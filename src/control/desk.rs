@@ -15,7 +15,7 @@ use crate::config::plan::{self, Plan};
 use crate::core::health::State;
 use crate::live::ServerLive;
 use crate::orders::{Order, Post};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Server, Snapshot};
 use crate::telemetry::access_log::Ring;
 use crate::telemetry::stats::Flow;
 
@@ -90,6 +90,16 @@ impl Desk {
         let publisher = lock(&self.publisher);
         if publisher.snapshot().pools.get(&key.pool).is_some_and(|pool| pool.plan.health_check.is_some()) {
             self.set_state_by(publisher, key, state);
+        }
+    }
+
+    /// A check has found the server well, whether or not that was news.
+    pub fn trust(&self, key: &ServerKey) {
+        let snapshot = self.snapshot();
+        let servers = snapshot.pools.get(&key.pool).map_or(&[][..], |pool| &pool.servers);
+        let is_it = |server: &&Server| server.plan.name == key.name && server.plan.address == key.address;
+        if let Some(server) = servers.iter().find(is_it) {
+            server.live.guard.trust();
         }
     }
 

@@ -186,6 +186,9 @@ impl Subject {
         let (before, count) = standing.alike;
         standing.alike = (ok, if before == ok { count.saturating_add(1) } else { 1 });
         standing.health.on_result(ok);
+        if ok {
+            standing.hearers.iter().for_each(|hearer| self.desk.trust(&hearer.key));
+        }
         let Standing { health, alike, hearers } = &mut *standing;
         // A result that agrees with the state also reaches who came with another one.
         let is_agreed = ok == (health.state() == State::Up);

@@ -45,7 +45,9 @@ impl Worker {
     /// One task for each server that drains: one that goes up and down again moves its deadline.
     fn drain(self: &Rc<Self>, server: &Arc<ServerLive>, deadline: Instant) {
         let key = Arc::as_ptr(server) as usize;
-        if self.draining.borrow_mut().insert(key, Some(deadline)).is_some() {
+        let before = self.draining.borrow_mut().insert(key, Some(deadline));
+        // The task of a later deadline finds its entry gone when it wakes; that of an earlier one sleeps on.
+        if before.is_some_and(|before| before.is_none_or(|before| before <= deadline)) {
             return;
         }
         let (worker, server) = (Rc::clone(self), Arc::clone(server));

@@ -68,11 +68,6 @@ impl<'a> Story<'a> {
         true
     }
 
-    /// Nobody was there to be tried with the leave just taken.
-    pub(super) fn give_back(&self) {
-        self.retries.borrow_mut().pop();
-    }
-
     pub(super) fn end_retries(&self, found: bool, now: Instant) {
         self.retries.take().into_iter().for_each(|retry| retry.end(found, now));
     }

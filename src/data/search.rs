@@ -58,13 +58,18 @@ pub(super) async fn search(
     worker: &Worker,
 ) -> Result<Found, Unserved> {
     let story = Story::begin(&pool.live, worker.net.now());
+    let ask = ask(pool, visit);
     let (mut fresh, mut pause_end) = (None::<Arc<Pool>>, None);
     loop {
         let current = fresh.clone();
         let pool = current.as_deref().unwrap_or(pool);
+        if pause_end.is_some_and(|end| end <= worker.net.now()) {
+            story.forgive();
+            pause_end = None;
+        }
         let news = worker.news.rings();
         let round = Round::begin(pool, flow, &story, visit, worker);
-        match round.ask_all(client).await? {
+        match round.ask_all(&ask, client).await? {
             Asked::Found(found) => {
                 story.end_retries(true, worker.net.now());
                 return Ok(found);
@@ -77,21 +82,11 @@ pub(super) async fn search(
                 return Err(round.give_up());
             }
         }
-        let end = match pause_end {
-            Some(end) if end <= worker.net.now() => {
-                story.forgive();
-                pause_end = None;
-                continue;
-            }
-            Some(end) => end,
-            None => match story.next_pause(&pool.plan.retry, worker.net.now()) {
-                Some(end) => *pause_end.insert(end),
-                None => {
-                    story.end_retries(false, worker.net.now());
-                    return Err(round.give_up());
-                }
-            },
+        let Some(end) = pause_end.or_else(|| story.next_pause(&pool.plan.retry, worker.net.now())) else {
+            story.end_retries(false, worker.net.now());
+            return Err(round.give_up());
         };
+        pause_end = Some(end);
         let left = end.saturating_duration_since(worker.net.now());
         let rings = pin!(poll_fn(|cx| worker.news.poll_after(news, cx)));
         let pause = pin!(worker.net.within(left, rings));
@@ -103,6 +98,16 @@ pub(super) async fn search(
             fresh = Some(now);
         }
     }
+}
+
+/// What the choice goes by for this client: one turn, however many servers are asked.
+fn ask(pool: &Pool, visit: &Visit) -> Ask {
+    let plan = &pool.plan;
+    let key = match plan.balance {
+        plan::Balance::ConsistentHash => balance::key(plan.hash_key, visit.client, visit.local),
+        _ => 0,
+    };
+    Ask { key, random: fastrand::u64(..), turn: pool.live.next_turn() }
 }
 
 /// How one round went.
@@ -180,16 +185,12 @@ impl<'a, 's> Round<'a, 's> {
         }
     }
 
-    async fn ask_all(&self, client: &Sock) -> Result<Asked, Unserved> {
-        let ask = self.ask();
+    async fn ask_all(&self, ask: &Ask, client: &Sock) -> Result<Asked, Unserved> {
         loop {
+            let Some((choice, lease, pass)) = self.choose(ask) else { return Ok(Asked::NobodyLeft) };
             if !self.story.may_try(&self.pool.plan.retry, self.worker) {
                 return Ok(Asked::Enough);
             }
-            let Some((choice, lease, pass)) = self.choose(&ask) else {
-                self.story.give_back();
-                return Ok(Asked::NobodyLeft);
-            };
             self.story.on_attempt();
             let server = &self.pool.servers[choice.server];
             if !self.visit.attempts.borrow().is_empty() {
@@ -203,15 +204,6 @@ impl<'a, 's> Round<'a, 's> {
         }
     }
 
-    fn ask(&self) -> Ask {
-        let plan = &self.pool.plan;
-        let key = match plan.balance {
-            plan::Balance::ConsistentHash => balance::key(plan.hash_key, self.visit.client, self.visit.local),
-            _ => 0,
-        };
-        Ask { key, random: fastrand::u64(..), turn: self.pool.live.next_turn() }
-    }
-
     /// A server that could be asked was full, and the pool lets clients wait for it.
     fn is_worth_waiting(&self) -> bool {
         self.has_full.get() && self.pool.plan.queue.is_some()
@@ -222,7 +214,13 @@ impl<'a, 's> Round<'a, 's> {
     fn pick(&self, ask: &Ask) -> Option<Choice> {
         let pick = || self.pool.chooser.pick(ask, self);
         pick().or_else(|| {
-            if self.is_worth_waiting() || self.takes_suspects.replace(true) { None } else { pick() }
+            // Ejected servers are out for long, those in doubt for seconds.
+            let are_in_doubt = self.pool.plan.outlier_detection.is_none();
+            if (are_in_doubt && self.is_worth_waiting()) || self.takes_suspects.replace(true) {
+                None
+            } else {
+                pick()
+            }
         })
     }
 
@@ -235,13 +233,14 @@ impl<'a, 's> Round<'a, 's> {
             self.tried.borrow_mut().push(choice.server);
             let pool: &'a Pool = self.pool;
             let live = &pool.servers[choice.server].live;
-            if let Some(lease) = live.room.take()
-                && let Some(pass) = live.guard.enter(self.worker.net.now())
-            {
+            let Some(lease) = live.room.take() else {
+                self.has_full.set(true); // another worker was quicker
+                continue;
+            };
+            if let Some(pass) = live.guard.enter(self.worker.net.now()) {
                 self.visit.turn_to(self.flow);
                 return Some((choice, lease, pass));
             }
-            self.has_full.set(true); // another worker was quicker
         }
     }
 
@@ -265,11 +264,11 @@ impl<'a, 's> Round<'a, 's> {
         self.pool.live.affinity.settle(key, affinity.ttl, self.worker.net.now(), proposed, tie)
     }
 
-    /// A server that is only full just now. One that was tried in vain, or is ejected or cut off by its
-    /// breaker, has lost its clients.
+    /// A server that is only full just now, or in doubt for another client's sake. One that was tried in vain,
+    /// or is ejected or cut off by its breaker, has lost its clients.
     fn rests(&self, server: usize) -> bool {
         let (live, now) = (&self.pool.servers[server].live, self.worker.net.now());
-        let is_sound = !live.guard.is_suspect(now) && live.guard.is_open(now);
+        let is_sound = !live.guard.is_ejected(now) && live.guard.is_open(now);
         is_sound && !self.tried.borrow().contains(&server) && !self.story.has_asked(live)
     }
 

@@ -203,3 +203,30 @@ fn a_server_that_was_back_meanwhile_has_its_whole_time_to_drain_again() {
     }
     assert_eq!(word(&daemon.access_log_of(1)[0], "close.reason"), "server_drained");
 }
+
+/// The bug: a server whose checks passed all along stayed behind the others for as long as the one failure said.
+#[test]
+fn a_check_that_passes_ends_the_doubt_of_one_failure() {
+    let (a, b, health) = (nobody(), Greeter::start("b"), Greeter::start("health"));
+    let check = format!(
+        "[pool.p.health_check]\nport = {}\ninterval = \"20ms\"\ntimeout = \"20ms\"\nfall = 1000",
+        health.address.port()
+    );
+    let servers = [
+        format!("{{ name = \"a\", address = \"{a}\" }}"),
+        format!("{{ name = \"b\", address = \"{}\", tier = 1 }}", b.address),
+    ];
+    let (text, front) = config(&servers, "", &check);
+    let daemon = Daemon::start(&text);
+    wait_until_up(&daemon, "a", true);
+    assert_eq!(
+        Client::connect(front).unwrap().server,
+        "b",
+        "nobody is at a, and that is how it comes into doubt"
+    );
+    let _a = Greeter::at("a", a);
+    let passed = || daemon.metric("tidegate_health_check_total", &[("server", "a"), ("result", "ok")]);
+    let before = passed();
+    eventually("two checks", PATIENCE, || (passed() >= before + 2.0).then_some(()));
+    assert_eq!(Client::connect(front).unwrap().server, "a");
+}
