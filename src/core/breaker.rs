@@ -223,6 +223,13 @@ mod tests {
     }
 
     #[test]
+    fn the_window_includes_its_last_moment() {
+        let (mut breaker, begin) = (Breaker::new(RULES), Instant::now());
+        let times = [0, 5, 10].map(|seconds| begin + second(seconds));
+        assert_eq!(times.map(|at| breaker.on_failure(Entry::Free, at)), [false, false, true]);
+    }
+
+    #[test]
     fn after_its_time_it_closes_when_all_trials_succeed() {
         let begin = Instant::now();
         let mut breaker = open(begin);

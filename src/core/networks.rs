@@ -119,6 +119,14 @@ mod tests {
     }
 
     #[test]
+    fn a_network_within_another_may_be_its_last_address() {
+        let networks = [((0, 9), 1), ((9, 9), 2), ((10, 19), 3)];
+        let stretches = Stretches::laid_out(networks.into_iter(), |at| u32::try_from(at).ok());
+        let found = [0, 8, 9, 10, 19, 20].map(|address| stretches.find(address));
+        assert_eq!(found, [Some(1), Some(1), Some(2), Some(3), Some(3), None]);
+    }
+
+    #[test]
     fn a_hundred_thousand_networks_cost_nineteen_comparisons() {
         // Every second /24 from 1.0.0.0 on: no two of them touch, so each has two ends.
         let networks = (0..100_000_u32).map(|number| 0x0100_0000 + (number << 9));

@@ -159,6 +159,11 @@ mod tests {
         assert_eq!(of("::ffff:10.6.1.1"), Priority::Highest, "an IPv4 client on an IPv6 socket");
         let all: Vec<_> = classes.all().collect();
         assert_eq!(all, [Priority::Highest, Priority::Normal, Priority::Low]);
+
+        let others = classes.with_otherwise(Priority::High);
+        assert_eq!((classes.otherwise(), others.otherwise()), (Priority::Normal, Priority::High));
+        assert_eq!(class_of(&others, "192.0.2.1"), Priority::High);
+        assert_eq!(class_of(&others, "10.6.1.1"), Priority::Highest, "whom a network names");
     }
 
     #[test]

@@ -137,6 +137,12 @@ mod tests {
     }
 
     #[test]
+    fn only_no_share_at_all_is_nothing_also_for_the_lowest_hash() {
+        assert!(share("0%").is_nothing() && !share("0.0001%").is_nothing());
+        assert!(!share("0%").takes_hash(0) && share("0.0001%").takes_hash(0));
+    }
+
+    #[test]
     fn a_turn_is_taken_only_where_turns_decide() {
         let split = Split { share: share("50%"), by: By::SourceIp };
         split.takes(ip("192.0.2.1"), || unreachable!("the address decides"));

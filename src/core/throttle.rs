@@ -172,6 +172,21 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_that_is_filled_anew_owes_nothing() {
+        let (throttle, rate) = (Throttle::default(), Bandwidth::new(MIB));
+        throttle.reserve(10 * MIB, rate, at(0));
+        throttle.refill();
+        assert_eq!(throttle.backlog(rate, at(0)), at(0));
+        assert_eq!(throttle.reserve(rate.burst(), rate, at(0)), at(0));
+    }
+
+    #[test]
+    fn a_rate_is_brought_within_its_bounds() {
+        assert_eq!(Bandwidth::new(u64::MAX).bytes_per_second(), 1 << 40);
+        assert_eq!(Bandwidth::new(1).bytes_per_second(), KIB);
+    }
+
+    #[test]
     fn portions_shrink_while_many_wait_and_are_never_nothing() {
         let rate = Bandwidth::new(10 * MIB);
         assert_eq!(rate.portion(Duration::ZERO), 10 * MIB / 50);
