@@ -252,6 +252,26 @@ trait Conversation: Read + Write {
 
 impl<T: Read + Write> Conversation for T {}
 
+#[test]
+fn redis_says_no_password_to_a_server_that_may_be_anybody() {
+    let dir = TempDir::new("password");
+    let file = dir.join("password");
+    fs::write(&file, "right one\n").expect("a password");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("for us alone");
+    const QUIT: &[u8] = b"*1\r\n$4\r\nQUIT\r\n";
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&heard);
+    let hear = move |stream: &mut dyn Conversation| {
+        noted.lock().expect("heard").push(stream.hear(QUIT.len()));
+    };
+    let port = scripted(&Authority::new().certificate(NAME), |_| {}, hear);
+    let check = format!("type = \"redis\"\npassword_file = {file:?}\ntls = {{ verify = \"off\" }}\n");
+    let watched = Watched::start(&[port], &check);
+    watched.wait_for("a", "down", "would hear the password in clear without having proven who it is");
+    eventually("two checks", PATIENCE, || (heard.lock().expect("heard").len() >= 2).then_some(()));
+    assert!(heard.lock().expect("heard").iter().all(|said| said == QUIT));
+}
+
 /// MySQL 8's bytes: Debian has only MariaDB, which does not know this plugin.
 #[test]
 fn caching_sha2_password_hears_the_password_within_tls_from_who_has_proven_his_name() {
