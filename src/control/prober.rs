@@ -219,6 +219,21 @@ mod tests {
         assert!(prober.tasks.is_empty() && desk.checks.get(&key).is_none());
     }
 
+    /// Each of the slices in which patience is counted ends a little late: over fifty of them that came
+    /// to more than an interval, every check was void, and the server stayed `checking` for ever.
+    #[tokio::test]
+    async fn a_server_that_hangs_is_down_however_long_its_timeout_is_against_the_interval() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let mut plan = checked_plan(listener.local_addr().expect("bound"));
+        let check = plan.pools[0].health_check.as_mut().expect("checked");
+        let probe = Probe::Redis(Redis::default());
+        *check = HealthCheck { probe, timeout: check.interval * 50, ..a_check() };
+        let desk = desk_of(&plan);
+        let mut prober = Prober::new(Arc::clone(&desk), &Home::here());
+        prober.follow();
+        until(|| state(&desk) == State::Down).await;
+    }
+
     #[tokio::test]
     async fn a_stall_of_our_own_takes_nobody_down() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

@@ -13,6 +13,7 @@ pub const QUIT: &[u8] = b"\x01\x00\x00\x00\x01";
 
 pub const NATIVE: &str = "mysql_native_password";
 pub const CACHING: &str = "caching_sha2_password";
+const ED25519: &str = "client_ed25519";
 
 /// Greetings have about a hundred bytes, answers of one value less.
 const PACKET_MAX: usize = 16 * 1024;
@@ -172,6 +173,16 @@ pub fn proof_alone(sequence: u8, proof: &[u8]) -> Vec<u8> {
     framed(sequence, proof)
 }
 
+/// An answer to [`Answer::Switch`] that proves nothing, of a length that the plugin takes: MariaDB counts a
+/// wrong one of ed25519 as a handshake that went wrong, and a wrong signature as a wrong password.
+/// (`server_ed25519.c`.)
+pub fn no_proof(sequence: u8, plugin: &str) -> Vec<u8> {
+    match plugin {
+        ED25519 => framed(sequence, &[0; 64]),
+        _ => proof_alone(sequence, &[]),
+    }
+}
+
 /// The whole password, for [`Answer::More`] of 4. For a server that has proven who it is, within TLS.
 pub fn password(sequence: u8, password: &str) -> Vec<u8> {
     framed(sequence, &[password.as_bytes(), &[0]].concat())
@@ -291,6 +302,7 @@ mod tests {
         let tls = tls_request(1);
         assert_eq!((&tls[..4], tls[4..8].to_vec()), (&[32, 0, 0, 1][..], vec![1, 0xaa, 8, 0]));
         assert_eq!(password(5, "secret"), b"\x07\0\0\x05secret\0");
+        assert_eq!((no_proof(3, NATIVE), no_proof(3, ED25519).len()), (vec![1, 0, 0, 3, 0], 4 + 64));
     }
 
     /// A proof undoes to SHA1(password), of which the server keeps the hash.
@@ -305,7 +317,7 @@ mod tests {
         assert_eq!(undone, once.as_ref());
         assert_eq!(proof(CACHING, "secret", salt).map(|proof| proof.len()), Some(32));
         assert_eq!(proof(CACHING, "", salt), Some(Vec::new()));
-        assert_eq!(proof("client_ed25519", "secret", salt), None);
+        assert_eq!(proof(ED25519, "secret", salt), None);
     }
 
     #[test]

@@ -56,7 +56,7 @@ const OWN_KEYS: &[(&str, &[CheckKind])] = &[
 /// Nothing where `type` is none, or where what it needs is missing: then a mistake says so.
 pub fn probe(section: &Section<'_>, found: &mut Mistakes) -> Option<Probe> {
     let kind = match section.get("type") {
-        Some(field) => leaf::word(field, CheckKind::ALL, CheckKind::word, FOREIGN_KIND, found)?,
+        Some(field) => kind(field, section.get("tls").is_some(), found)?,
         None => CheckKind::Tcp,
     };
     check_effect(section, kind, found);
@@ -71,6 +71,20 @@ pub fn probe(section: &Section<'_>, found: &mut Mistakes) -> Option<Probe> {
         CheckKind::Redis => {
             Some(Probe::Redis(Redis { login: login(section, found), role: role(section, found) }))
         }
+    }
+}
+
+fn kind(field: Field<'_>, has_tls: bool, found: &mut Mistakes) -> Option<CheckKind> {
+    match &field.value.kind {
+        // The word alone would be asked in clear on a port for TLS.
+        Kind::Text(word) if word.eq_ignore_ascii_case("https") && !has_tls => {
+            let words: Vec<_> = CheckKind::ALL.iter().map(|kind| kind.word()).collect();
+            let mistake = leaf::unknown_word(field, word, &words, FOREIGN_KIND);
+            let help = "Tidegate calls it \"http\", with `tls = { verify = \"system\" }` beside it";
+            found.add(mistake.help(help));
+            None
+        }
+        _ => leaf::word(field, CheckKind::ALL, CheckKind::word, FOREIGN_KIND, found),
     }
 }
 

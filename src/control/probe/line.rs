@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::tls;
+use super::tls::{self, Shaken};
 use crate::control::checks::Found;
 use crate::wire::{Halt, Parsed};
 
@@ -44,7 +44,11 @@ pub struct Line {
 
 enum Stream {
     Plain(TcpStream),
-    Tls(Box<tls::TlsStream>),
+    Tls {
+        stream: Box<tls::TlsStream>,
+        /// The server is who it must be.
+        is_proven: bool,
+    },
     /// Lost in a TLS handshake that came to no end.
     Gone,
 }
@@ -118,13 +122,19 @@ impl Line {
         self.tls.is_some()
     }
 
+    /// Whether what is said now is said within TLS, to whomever.
+    pub fn speaks_tls(&self) -> bool {
+        matches!(self.stream, Stream::Tls { .. })
+    }
+
     /// Whether a secret may be said in clear words: nobody listens in, and the server has proven
     /// who it is.
     pub fn is_private(&self) -> bool {
-        matches!(self.stream, Stream::Tls(_)) && self.tls.as_ref().is_some_and(tls::Client::verifies)
+        matches!(self.stream, Stream::Tls { is_proven: true, .. })
     }
 
-    /// From here on TLS, where it is wanted.
+    /// From here on TLS, where it is wanted. Where it fails by a certificate alone, a check of MySQL
+    /// can still take its leave within TLS: see [`Line::speaks_tls`].
     pub async fn secure(&mut self) -> Result<(), Fault> {
         let Some(tls) = &self.tls else { return Ok(()) };
         if !self.heard.is_empty() {
@@ -136,14 +146,17 @@ impl Line {
             return Err(Fault::theirs("speaks TLS already"));
         };
         match tls.shake_hands(stream).await {
-            Ok(stream) => self.stream = Stream::Tls(stream),
+            Ok(Shaken { stream, doubt }) => {
+                let is_proven = tls.verifies() && doubt.is_none();
+                self.stream = Stream::Tls { stream, is_proven };
+                doubt.map_or(Ok(()), Err)
+            }
             Err((fault, stream)) => {
                 self.stream = Stream::Plain(stream);
                 self.goodbye = b"";
-                return Err(fault);
+                Err(fault)
             }
         }
-        Ok(())
     }
 
     /// What was waited for last, as in "no answer to PING within 1s".
@@ -229,7 +242,7 @@ impl Stream {
     async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self {
             Stream::Plain(stream) => stream.write_all(bytes).await,
-            Stream::Tls(stream) => {
+            Stream::Tls { stream, .. } => {
                 stream.write_all(bytes).await?;
                 stream.flush().await
             }
@@ -241,7 +254,7 @@ impl Stream {
     async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Stream::Plain(stream) => stream.read(buffer).await,
-            Stream::Tls(stream) => match stream.read(buffer).await {
+            Stream::Tls { stream, .. } => match stream.read(buffer).await {
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
                 read => read,
             },
@@ -253,7 +266,7 @@ impl Stream {
     async fn shutdown(&mut self) -> io::Result<()> {
         match self {
             Stream::Plain(stream) => stream.shutdown().await,
-            Stream::Tls(stream) => stream.shutdown().await,
+            Stream::Tls { stream, .. } => stream.shutdown().await,
             Stream::Gone => Ok(()),
         }
     }

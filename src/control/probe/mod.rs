@@ -39,7 +39,7 @@ pub async fn ask(
     check: &HealthCheck,
     tls: Option<&tls::Client>,
 ) -> (Found, Option<Line>) {
-    let mut patience = Patience(check.timeout);
+    let mut patience = Patience { left: check.timeout, away: Duration::ZERO };
     let too_late = |what: &str| Found::Failed(format!("no {what} within {:?}", check.timeout));
     let mut line = match patience.with(Line::open(target, tls)).await {
         Some(Ok(line)) => line,
@@ -48,6 +48,8 @@ pub async fn ask(
     };
     let found = match patience.with(talk(&mut line, check)).await {
         Some(Ok(())) => Found::Ok,
+        // Whom we left waiting for longer than a server gets may have given us up, and be well.
+        Some(Err(_)) if patience.away > check.timeout => Found::Void("our own clock was late".into()),
         Some(Err(fault)) => fault.into(),
         None => too_late(line.awaited()),
     };
@@ -56,7 +58,12 @@ pub async fn ask(
 
 /// What is left of the time that a server may take. Only time counts in which our thread ran: while it
 /// was stopped or starved, nobody was there to hear the server.
-struct Patience(Duration);
+struct Patience {
+    left: Duration,
+    /// The longest time on end in which our thread did not run. Only the longest: each slice ends
+    /// a little late, which over a long timeout would add up to a delay that nobody had.
+    away: Duration,
+}
 
 /// A thread that runs wakes up far sooner than after so long; whatever a wait lasts beyond it is
 /// our own delay.
@@ -66,11 +73,13 @@ impl Patience {
     /// What the work comes to; nothing where patience runs out before.
     async fn with<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
         let mut work = pin!(work);
-        while !self.0.is_zero() {
-            let slice = self.0.min(SLICE);
+        while !self.left.is_zero() {
+            let slice = self.left.min(SLICE);
             let begun = Instant::now();
             let done = timeout(slice, &mut work).await.ok();
-            self.0 -= if done.is_some() { begun.elapsed().min(slice) } else { slice };
+            let took = begun.elapsed();
+            self.left -= if done.is_some() { took.min(slice) } else { slice };
+            self.away = self.away.max(took.saturating_sub(slice));
             if done.is_some() {
                 return done;
             }
@@ -135,6 +144,19 @@ mod tests {
         tokio::spawn(async move { std::thread::sleep(stall) }); // the stall itself: the runtime does not turn
         let (found, _) = ask(target, &check, None).await;
         assert_eq!(found, Found::Ok);
+    }
+
+    /// It waits for a PING, and ends the connection while we do not run.
+    #[tokio::test]
+    async fn a_server_that_gives_us_up_while_we_do_not_run_is_not_at_fault() {
+        let check = redis();
+        let stall = check.timeout * 3;
+        let target = answering(b"");
+        tokio::spawn(async move { std::thread::sleep(stall) }); // the stall itself: the runtime does not turn
+        let (found, _) = ask(target, &check, None).await;
+        assert_eq!(found, Found::Void("our own clock was late".into()));
+        let (found, _) = ask(answering(b""), &check, None).await;
+        assert!(matches!(found, Found::Failed(_)), "{found:?}: where we run, the fault is its own");
     }
 
     #[tokio::test]

@@ -2,7 +2,8 @@
 //! where it must be in step with a Galera cluster, and COM_QUIT.
 //!
 //! Never ends a connection between greeting and login while the server is well: MySQL counts those
-//! against our host and blocks it at `max_connect_errors`, for clients too (MDEV-21456).
+//! against our host and blocks it at `max_connect_errors`, for clients too (MDEV-21456). Where we have
+//! something against the server, it hears a login that it must refuse: those it does not count.
 
 use super::line::{Fault, Line};
 use super::wrong_role;
@@ -15,7 +16,6 @@ const STEPS_MAX: usize = 5;
 
 pub async fn ask(line: &mut Line, check: &Mysql) -> Result<(), Fault> {
     log_in(line, check).await?;
-    line.will_say(QUIT);
     if let Some(wanted) = check.role {
         check_role(line, wanted).await?;
     }
@@ -58,40 +58,82 @@ async fn check_galera(line: &mut Line, wanted: Galera) -> Result<(), Fault> {
     Err(Fault::theirs(format!("the node is {found}, wanted {wanted}")))
 }
 
+/// Who logs in, and why the check fails although the login goes on.
+struct Login<'a> {
+    user: &'a str,
+    /// Empty from the first fault on: then the server refuses the login, which it does not hold
+    /// against this host.
+    password: &'a str,
+    fault: Option<Fault>,
+}
+
+impl Login<'_> {
+    fn fail(&mut self, fault: Fault) {
+        self.fault.get_or_insert(fault);
+        self.password = "";
+    }
+}
+
+/// Whatever is wrong, the login comes to its end, unless the connection does before.
 async fn log_in(line: &mut Line, check: &Mysql) -> Result<(), Fault> {
-    let user = check.login.user.as_deref().unwrap_or_default();
     let password = check.login.password.as_ref().map_or("", |password| &password.secret);
+    let user = check.login.user.as_deref().unwrap_or_default();
+    let mut login = Login { user, password, fault: None };
+    let ended = introduce(line, &mut login).await;
+    match login.fault {
+        Some(fault) => Err(fault),
+        None => ended,
+    }
+}
+
+async fn introduce(line: &mut Line, login: &mut Login<'_>) -> Result<(), Fault> {
     let (mut sequence, payload) = line.hear("greeting", packet).await?;
     let greeting = mysql::greeting(&payload).map_err(|error| match error {
         Some(error) => said(&error),
         None => Fault::theirs("speaks no MySQL"),
     })?;
-    if line.wants_tls() {
-        if !greeting.has_tls {
-            return Err(Fault::theirs("offers no TLS"));
-        }
+    if line.wants_tls() && !greeting.has_tls {
+        login.fail(Fault::theirs("offers no TLS"));
+    } else if line.wants_tls() {
         sequence = sequence.wrapping_add(1);
         line.say(&mysql::tls_request(sequence)).await?;
-        line.secure().await?;
+        match line.secure().await {
+            Err(fault) if line.speaks_tls() => login.fail(fault), // of the certificate: TLS itself stands
+            secured => secured?,
+        }
     }
     // What it would like may be a plugin that we do not have; the user's own may be another.
     let plugin = mysql::proof(&greeting.plugin, "", &[]).map_or(mysql::NATIVE, |_| &greeting.plugin);
-    let proof = mysql::proof(plugin, password, &greeting.salt).unwrap_or_default();
-    let login = mysql::login(sequence.wrapping_add(1), user, plugin, &proof, line.wants_tls());
-    line.say(&login).await?;
+    let proof = mysql::proof(plugin, login.password, &greeting.salt).unwrap_or_default();
+    let hello = mysql::login(sequence.wrapping_add(1), login.user, plugin, &proof, line.speaks_tls());
+    line.say(&hello).await?;
+    prove(line, login).await
+}
+
+/// Answers what the server asks for until it has decided.
+async fn prove(line: &mut Line, login: &mut Login<'_>) -> Result<(), Fault> {
     for _ in 0..STEPS_MAX {
         let (sequence, payload) = line.hear("answer to the login", packet).await?;
+        let next = sequence.wrapping_add(1);
         match mysql::answer(&payload) {
-            Answer::Ok => return Ok(()),
+            Answer::Ok => {
+                line.will_say(QUIT);
+                return Ok(());
+            }
             Answer::More(3) => {} // known from an earlier login: the end follows
-            Answer::More(_) if line.is_private() => {
-                line.say(&mysql::password(sequence.wrapping_add(1), password)).await?;
+            Answer::More(_) => {
+                if !line.is_private() {
+                    login.fail(unknown_password(line.wants_tls()));
+                }
+                line.say(&mysql::password(next, login.password)).await?;
             }
-            Answer::More(_) => return Err(unknown_password(line.wants_tls())),
-            Answer::Switch { plugin, salt } => {
-                let proof = mysql::proof(&plugin, password, &salt).ok_or_else(|| strange(&plugin))?;
-                line.say(&mysql::proof_alone(sequence.wrapping_add(1), &proof)).await?;
-            }
+            Answer::Switch { plugin, salt } => match mysql::proof(&plugin, login.password, &salt) {
+                Some(proof) => line.say(&mysql::proof_alone(next, &proof)).await?,
+                None => {
+                    login.fail(strange(&plugin));
+                    line.say(&mysql::no_proof(next, &plugin)).await?;
+                }
+            },
             answer => return Err(refused(&answer)),
         }
     }

@@ -2,6 +2,9 @@
 //!
 //! `PING` comes first, because `ROLE` is answered even while the data is being loaded. Whatever error
 //! the server names (`LOADING`, `MASTERDOWN`, `NOAUTH`), it would name it to clients as well.
+//!
+//! `AUTH` says the password in clear words. Where TLS is asked for, only a server that has proven who it is
+//! hears it; where none is, the operator has chosen so.
 
 use super::line::{Fault, Line};
 use super::wrong_role;
@@ -11,6 +14,12 @@ use crate::wire::redis::{QUIT, Said, command, role, status};
 
 pub async fn ask(line: &mut Line, redis: &Redis) -> Result<(), Fault> {
     line.will_say(QUIT);
+    if line.wants_tls() && !line.is_private() && redis.login.password.is_some() {
+        return Err(Fault::theirs(
+            "would hear the password in clear without having proven who it is: name the file of its authority \
+             in `verify`, or leave `password_file` out",
+        ));
+    }
     if let Some(auth) = auth(&redis.login) {
         line.say(&auth).await?;
         accepted("AUTH", line.hear("answer to AUTH", status).await?)?;

@@ -4,12 +4,13 @@
 //! go unnoticed.
 
 mod anybody; // takes any certificate
+mod lenient; // judges, and says so when the handshake is over
 mod noted; // remembers how a server began
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use rustls::client::Resumption;
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{AlertDescription, CertificateError, ClientConfig, Error, RootCertStore};
 use tokio::net::TcpStream;
@@ -18,6 +19,7 @@ use tokio_rustls::{TlsConnector, client};
 use super::line::Fault;
 use crate::config::plan::{Authorities, Probe, Tls, Verify};
 use crate::wire::printable;
+use lenient::Lenient;
 use noted::Noted;
 
 pub type TlsStream = client::TlsStream<Noted>;
@@ -29,6 +31,15 @@ pub struct Client {
     name: ServerName<'static>,
     /// Whose word counts, for a message; `None`: anybody's.
     trust: Option<String>,
+    /// Who is trusted, where the verdict is to wait until the handshake is over.
+    postponed: Option<Arc<RootCertStore>>,
+}
+
+/// A handshake that came to its end.
+pub struct Shaken {
+    pub stream: Box<TlsStream>,
+    /// The server has proven nothing, and must hear no secret.
+    pub doubt: Option<Fault>,
 }
 
 /// Who is trusted, read once for all checks that begin together: a store has hundreds of kilobytes,
@@ -71,19 +82,21 @@ impl Stores {
 
 impl Client {
     pub fn new(tls: &Tls, probe: &Probe, target: SocketAddr, stores: &mut Stores) -> Client {
+        let trusted = match &tls.verify {
+            Verify::Off => None,
+            Verify::System => Some(("this machine".to_owned(), stores.of_the_system())),
+            Verify::Authorities(authorities) => {
+                Some((authorities.file.display().to_string(), stores.of(authorities)))
+            }
+        };
+        let (trust, store) = trusted.unzip();
         let builder = ClientConfig::builder();
-        let (trust, builder) = match &tls.verify {
-            Verify::Off => {
+        let builder = match &store {
+            None => {
                 let verifier = Arc::new(anybody::Anybody::default());
-                (None, builder.dangerous().with_custom_certificate_verifier(verifier))
+                builder.dangerous().with_custom_certificate_verifier(verifier)
             }
-            Verify::System => {
-                (Some("this machine".to_owned()), builder.with_root_certificates(stores.of_the_system()))
-            }
-            Verify::Authorities(authorities) => (
-                Some(authorities.file.display().to_string()),
-                builder.with_root_certificates(stores.of(authorities)),
-            ),
+            Some(store) => builder.with_root_certificates(Arc::clone(store)),
         };
         let mut config = builder.with_no_client_auth();
         config.resumption = Resumption::disabled();
@@ -92,7 +105,9 @@ impl Client {
         }
         let name = tls.sni.clone().and_then(|name| ServerName::try_from(name).ok());
         let name = name.unwrap_or_else(|| ServerName::from(target.ip()));
-        Client { config: Arc::new(config), name, trust }
+        // See `mysql.rs`: there a handshake that breaks off is counted against this host.
+        let postponed = store.filter(|_| matches!(probe, Probe::Mysql(_)));
+        Client { config: Arc::new(config), name, trust, postponed }
     }
 
     /// Whether a server proves who it is before it hears a secret.
@@ -101,11 +116,35 @@ impl Client {
     }
 
     /// Gives the connection back where there is no TLS to be had.
-    pub async fn shake_hands(&self, stream: TcpStream) -> Result<Box<TlsStream>, (Fault, TcpStream)> {
-        let connector = TlsConnector::from(Arc::clone(&self.config));
+    pub async fn shake_hands(&self, stream: TcpStream) -> Result<Shaken, (Fault, TcpStream)> {
+        let mut config = Arc::clone(&self.config);
+        let lenient = self.lenient();
+        if let Some(lenient) = &lenient {
+            let verifier = Arc::clone(lenient);
+            Arc::make_mut(&mut config).dangerous().set_certificate_verifier(verifier);
+        }
+        let connector = TlsConnector::from(config);
         match connector.connect(self.name.clone(), Noted::new(stream)).into_fallible().await {
-            Ok(stream) => Ok(Box::new(stream)),
+            Ok(stream) => {
+                let verdict = lenient.as_ref().and_then(|lenient| lenient.verdict());
+                Ok(Shaken { stream: Box::new(stream), doubt: verdict.map(|error| self.tls_fault(error)) })
+            }
             Err((error, noted)) => Err((self.fault(error, noted.beginning()), noted.into_inner())),
+        }
+    }
+
+    /// For one handshake.
+    fn lenient(&self) -> Option<Arc<Lenient>> {
+        let store = Arc::clone(self.postponed.as_ref()?);
+        // It is none where nobody is trusted.
+        let strict = WebPkiServerVerifier::builder_with_provider(store, anybody::provider()).build().ok();
+        Some(Arc::new(Lenient::new(strict)))
+    }
+
+    fn tls_fault(&self, error: &Error) -> Fault {
+        match error {
+            Error::InvalidCertificate(wrong) => Fault::theirs(self.certificate(wrong)),
+            error => Fault::theirs(said(error)),
         }
     }
 
@@ -114,8 +153,7 @@ impl Client {
             return Fault::theirs(format!("speaks no TLS: it said \"{}\"", printable(beginning)));
         }
         match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
-            Some(Error::InvalidCertificate(wrong)) => Fault::theirs(self.certificate(wrong)),
-            Some(error) => Fault::theirs(said(error)),
+            Some(error) => self.tls_fault(error),
             None if error.kind() == std::io::ErrorKind::UnexpectedEof => {
                 Fault::theirs("closed the connection in the TLS handshake: does it speak TLS?")
             }

@@ -4,8 +4,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use super::Watched;
+use crate::authority::{Authority, NAME, trusting};
 use crate::mariadb::{MariaDb, ask};
-use crate::support::TempDir;
+use crate::support::{PATIENCE, TempDir, eventually};
 
 const CHECK: &str = "type = \"mysql\"\nuser = \"tidegate\"\n";
 
@@ -32,6 +33,52 @@ fn two_hundred_checks_count_as_no_error_anywhere() {
     watched.wait_for_checks("a", 200);
     assert_eq!(watched.checks("a", "failed"), 0);
     assert_eq!((trouble(&a), complaints()), before);
+}
+
+/// What MySQL and MariaDB hold against a host. A login that is refused is not in it.
+fn unfinished(server: &MariaDb) -> String {
+    ask(
+        server.port,
+        "show global status where variable_name = 'Aborted_connects_preauth' \
+         or variable_name like 'Connection_errors%'",
+    )
+}
+
+/// Each of them once ended the connection between greeting and login, and a hundred of those block the
+/// host (`max_connect_errors`), for clients too.
+#[test]
+fn a_check_that_has_something_against_the_server_still_ends_its_login() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let certificate = authority.certificate(NAME).owned_by("mysql");
+    let (chain, key) = (certificate.chain.display(), certificate.key.display());
+    let (chain, key) = (format!("--ssl-cert={chain}"), format!("--ssl-key={key}"));
+    let a = MariaDb::start_with(&["--plugin-load-add=auth_ed25519", &chain, &key]);
+    let plain = MariaDb::start_with(&["--skip-ssl"]);
+    ask(a.port, "create user tidegate@'127.0.0.1' identified by 'secret'");
+    ask(a.port, "create user nobody@'127.0.0.1'");
+    ask(a.port, "create user ed@'127.0.0.1' identified via ed25519 using password('secret')");
+    let before = (unfinished(&a), unfinished(&plain));
+    assert!(before.0.contains("Aborted_connects_preauth"), "{}", before.0);
+
+    let check = |user: &str, tls: &str| format!("type = \"mysql\"\nuser = {user:?}\n{tls}");
+    let untrusted = trusting(&other.file());
+    let misnamed = format!("tls = {{ verify = {:?}, sni = \"other.internal\" }}\n", authority.file());
+    let stories = [
+        (&a, check("tidegate", &untrusted), "its certificate is from no authority in /"),
+        (&a, check("nobody", &untrusted), "its certificate is from no authority in /"),
+        (&a, check("tidegate", "tls = {}\n"), "from an authority that this machine does not know"),
+        (&a, check("tidegate", &misnamed), "not for other.internal"),
+        (&a, check("ed", &trusting(&authority.file())), "wants the login plugin client_ed25519"),
+        (&plain, check("tidegate", &untrusted), "offers no TLS"),
+    ];
+    // All at once, and alive until the account is read: one that is killed in a check leaves it unfinished.
+    let watched: Vec<_> =
+        stories.iter().map(|(server, check, _)| Watched::start(&[server.port], check)).collect();
+    for (watched, (_, _, message)) in watched.iter().zip(&stories) {
+        watched.wait_for("a", "down", message);
+        eventually("twenty checks", PATIENCE, || (watched.checks("a", "failed") >= 20).then_some(()));
+    }
+    assert_eq!((unfinished(&a), unfinished(&plain)), before);
 }
 
 #[test]

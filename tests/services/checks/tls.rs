@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -251,6 +252,26 @@ trait Conversation: Read + Write {
 
 impl<T: Read + Write> Conversation for T {}
 
+#[test]
+fn redis_says_no_password_to_a_server_that_may_be_anybody() {
+    let dir = TempDir::new("password");
+    let file = dir.join("password");
+    fs::write(&file, "right one\n").expect("a password");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("for us alone");
+    const QUIT: &[u8] = b"*1\r\n$4\r\nQUIT\r\n";
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&heard);
+    let hear = move |stream: &mut dyn Conversation| {
+        noted.lock().expect("heard").push(stream.hear(QUIT.len()));
+    };
+    let port = scripted(&Authority::new().certificate(NAME), |_| {}, hear);
+    let check = format!("type = \"redis\"\npassword_file = {file:?}\ntls = {{ verify = \"off\" }}\n");
+    let watched = Watched::start(&[port], &check);
+    watched.wait_for("a", "down", "would hear the password in clear without having proven who it is");
+    eventually("two checks", PATIENCE, || (heard.lock().expect("heard").len() >= 2).then_some(()));
+    assert!(heard.lock().expect("heard").iter().all(|said| said == QUIT));
+}
+
 /// MySQL 8's bytes: Debian has only MariaDB, which does not know this plugin.
 #[test]
 fn caching_sha2_password_hears_the_password_within_tls_from_who_has_proven_his_name() {
@@ -261,6 +282,9 @@ fn caching_sha2_password_hears_the_password_within_tls_from_who_has_proven_his_n
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("for us alone");
     let heard = Arc::new(Mutex::new(Vec::new()));
     let noted = Arc::clone(&heard);
+    // Of the last login's proof: 32, or nothing.
+    let proof_length = Arc::new(AtomicU8::new(0));
+    let length_said = Arc::clone(&proof_length);
     let greet = |stream: &mut TcpStream| {
         let mut payload = b"\x0a8.0.36\0\x08\0\0\0abcdefgh\0".to_vec();
         payload.extend_from_slice(b"\xff\xff\xff\x02\0\xff\xdf\x15\0\0\0\0\0\0\0\0\0\0ijklmnopqrst\0");
@@ -273,6 +297,7 @@ fn caching_sha2_password_hears_the_password_within_tls_from_who_has_proven_his_n
     let log_in = move |stream: &mut dyn Conversation| {
         let login = stream.packet();
         assert!(login.windows(22).any(|part| part == b"caching_sha2_password\0"));
+        length_said.store(login[32 + "tidegate\0".len()], Ordering::SeqCst);
         stream.write_all(b"\x02\0\0\x03\x01\x04").expect("it asks for all of it");
         let _ = stream.flush();
         let head = stream.hear(4);
@@ -281,6 +306,10 @@ fn caching_sha2_password_hears_the_password_within_tls_from_who_has_proven_his_n
             return; // COM_QUIT
         }
         assert_eq!(head[3], 4, "the sequence goes on");
+        if said == b"\0" {
+            let _ = stream.write_all(b"\x0b\0\0\x05\xff\x15\x04#28000no"); // it proves nothing
+            return;
+        }
         noted.lock().expect("heard").push(said);
         stream.write_all(b"\x07\0\0\x05\0\0\0\x02\0\0\0").expect("OK");
         let _ = stream.flush();
@@ -297,6 +326,10 @@ fn caching_sha2_password_hears_the_password_within_tls_from_who_has_proven_his_n
     let to_anybody = format!("{check}tls = {{ verify = \"off\" }}");
     let message = "wants to hear the password, which takes a `verify` that is not \"off\"";
     verdict(port, &to_anybody, "down", message);
+    assert_eq!(proof_length.load(Ordering::SeqCst), 32);
+    let other = Authority::new();
+    verdict(port, &format!("{check}{}", trusting(&other.file())), "down", "from no authority in /");
+    assert_eq!(proof_length.load(Ordering::SeqCst), 0, "who has proven nothing is proven nothing");
     assert!(heard.lock().expect("heard").len() <= count + 1, "nobody else heard it");
 }
 
