@@ -145,7 +145,6 @@ impl World {
     pub fn again(&mut self, mut client: Client) {
         if let Some(search) = &mut client.search {
             search.pool = Rc::clone(&self.pool);
-            search.ask = self.ask(client.from);
             search.tried.retain(|server| !search.refused.contains(server));
             search.refused.clear();
             search.takes_suspects = false;
@@ -233,7 +232,9 @@ impl World {
                 }
                 None => assert!(candidates.is_empty(), "nobody, though there are {candidates:?}"),
             }
-            if search.is_worth_waiting() || std::mem::replace(&mut search.takes_suspects, true) {
+            let are_in_doubt = search.pool.plan.guard.outlier.is_none();
+            let holds_out = are_in_doubt && search.is_worth_waiting();
+            if holds_out || std::mem::replace(&mut search.takes_suspects, true) {
                 return None;
             }
         }
@@ -252,7 +253,7 @@ impl World {
             let again = place.and_then(|place| search.pool.chooser.again(place, &chosen));
             let rests = |place| {
                 let live = view.server(place).live;
-                !live.guard.is_suspect(self.now) && live.guard.is_open(self.now) && view.is_new(place)
+                !live.guard.is_ejected(self.now) && live.guard.is_open(self.now) && view.is_new(place)
             };
             match again {
                 Some(again) if view.is_open(again.server) => Tie::Holds(again),

@@ -59,7 +59,7 @@ impl View<'_> {
         if is_of_use && self.is_open_by_model(again) {
             return (place.id, true);
         }
-        let is_sound = !server.is_suspect(self.world.now) && server.circuit.may_enter(self.world.now);
+        let is_sound = !server.record.is_out(self.world.now) && server.circuit.may_enter(self.world.now);
         let rests = is_of_use && is_sound && self.is_new(again);
         (chosen, !rests)
     }

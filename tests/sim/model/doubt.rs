@@ -19,15 +19,15 @@ impl Doubt {
 
     /// One client tries it, and others wait how that goes.
     pub fn enter(&mut self, now: Instant) {
-        if !self.has_rules && self.until.is_some() {
-            self.until = Some(now + Duration::from_secs(1));
+        if !self.has_rules {
+            self.until = self.until.map(|until| until.max(now + Duration::from_secs(1)));
         }
     }
 
     pub fn on_failure(&mut self, took: Duration, now: Instant) {
         if !self.has_rules {
-            let tenfold = (took * 10).clamp(Duration::from_secs(1), Duration::from_secs(30));
-            self.until = Some(now + tenfold);
+            let fourfold = (took * 4).clamp(Duration::from_secs(1), Duration::from_secs(5));
+            self.until = Some(now + fourfold);
         }
     }
 
