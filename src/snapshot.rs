@@ -1,7 +1,8 @@
 //! What control gives the workers: one immutable value of plan and live servers.
 //!
-//! Made by `control/publisher.rs` alone and swapped whole, so a connection sees one
-//! consistent world from accept to close, whatever is reloaded meanwhile.
+//! Made by `control/publisher.rs` alone and swapped whole, so each step of a connection sees one
+//! consistent world, whatever is reloaded meanwhile. A connection that had to wait (for its client's first
+//! byte, between two attempts, in a line) goes on in the world of that moment.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -140,9 +141,7 @@ impl Pool {
     pub fn chain(self: &Arc<Self>) -> impl Iterator<Item = &Arc<Pool>> {
         std::iter::successors(Some(self), |pool| pool.fallback.as_ref()).take(1 + plan::FALLBACKS_MAX)
     }
-}
 
-impl Pool {
     /// How much of its weight a server of this pool has.
     pub fn share(&self, server: &Server, now: impl FnOnce() -> Instant) -> Share {
         self.plan.slow_start.map_or(Share::FULL, |over| server.live.warmup.share(over, now()))

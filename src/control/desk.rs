@@ -4,7 +4,7 @@
 //! here; they get their copy of the world by mail.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use jiff::Timestamp;
 
@@ -93,14 +93,12 @@ impl Desk {
         }
     }
 
-    /// A check has found the server well, whether or not that was news.
-    pub fn trust(&self, key: &ServerKey) {
+    /// What lives of a server as long as it is in the plan.
+    pub fn live(&self, key: &ServerKey) -> Weak<ServerLive> {
         let snapshot = self.snapshot();
         let servers = snapshot.pools.get(&key.pool).map_or(&[][..], |pool| &pool.servers);
         let is_it = |server: &&Server| server.plan.name == key.name && server.plan.address == key.address;
-        if let Some(server) = servers.iter().find(is_it) {
-            server.live.guard.trust();
-        }
+        servers.iter().find(is_it).map_or_else(Weak::new, |server| Arc::downgrade(&server.live))
     }
 
     /// A server's new state, for every worker. Says whether it was news.

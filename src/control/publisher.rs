@@ -108,9 +108,6 @@ impl Publisher {
         };
         // At the first check of all, everybody is new and nobody needs to begin slowly.
         let is_back = server.state != State::Checking || server.live.warmup.has_begun();
-        if state == State::Up {
-            server.live.guard.trust();
-        }
         if state == State::Up && is_back {
             server.live.warmup.begin(Instant::now());
         }

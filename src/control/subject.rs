@@ -5,7 +5,7 @@
 //! server: a check that came late, or for which we had no descriptor, is void.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
@@ -17,6 +17,7 @@ use super::probe::{self, tls};
 use super::publisher::ServerKey;
 use crate::config::plan::HealthCheck;
 use crate::core::health::{Health, State, next_check, second_check};
+use crate::live::ServerLive;
 
 /// Shared by who asks and by who brings it in line with the plan.
 pub struct Subject {
@@ -41,6 +42,7 @@ struct Standing {
 struct Hearer {
     key: ServerKey,
     checked: Arc<Checked>,
+    live: Weak<ServerLive>,
     /// What the workers were told last.
     state: State,
 }
@@ -81,7 +83,8 @@ impl Subject {
             standing.health = Health::resume(state, self.check.rise, self.check.fall);
         }
         let known = standing.health.state();
-        let mut hearer = Hearer { checked: self.desk.checks.entry(&key), key, state };
+        let (checked, live) = (self.desk.checks.entry(&key), self.desk.live(&key));
+        let mut hearer = Hearer { key, checked, live, state };
         if state == State::Checking && has_results {
             hearer.state = known;
             hearer.checked.changes.add(1);
@@ -183,7 +186,8 @@ impl Subject {
         standing.alike = (ok, if before == ok { count.saturating_add(1) } else { 1 });
         standing.health.on_result(ok);
         if ok {
-            standing.hearers.iter().for_each(|hearer| self.desk.trust(&hearer.key));
+            let servers = standing.hearers.iter().filter_map(|hearer| hearer.live.upgrade());
+            servers.for_each(|server| server.guard.trust()); // whether or not it is news
         }
         let Standing { health, alike, hearers } = &mut *standing;
         // A result that agrees with the state also reaches who came with another one.

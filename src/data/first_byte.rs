@@ -5,6 +5,7 @@
 //! Where the server speaks first this would wait in vain: it is off unless it is written.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::admit::Admitted;
@@ -15,21 +16,20 @@ use crate::core::outcome::{By, Close, How, Phase, Reason};
 use crate::net::Side;
 use crate::snapshot::Listener;
 
-/// The client once it has spoken, or at once where nobody waits for that.
+/// The client once it has spoken, and its listener as it is then; or both at once where nobody waits.
 ///
 /// # Errors
 /// How it ended without a byte: `hello_timeout`, `done` where the client only ended, or its reset.
 pub(super) async fn first_byte(
     admitted: Admitted,
-    listener: &Listener,
+    world: Arc<Listener>,
     visit: &Visit,
     worker: &Worker,
-) -> Result<Admitted, Close> {
-    match listener.plan.first_byte_timeout {
-        None => Ok(admitted),
-        // Boxed: those who do not wait are not to keep the room for it.
-        Some(limit) => Box::pin(wait(admitted, limit, visit, worker)).await,
-    }
+) -> Result<(Admitted, Arc<Listener>), Close> {
+    let Some(limit) = world.plan.first_byte_timeout else { return Ok((admitted, world)) };
+    // Boxed: those who do not wait are not to keep the room for it.
+    let admitted = Box::pin(wait(admitted, limit, visit, worker)).await?;
+    Ok((admitted, worker.listener(&world.plan.name).unwrap_or(world)))
 }
 
 async fn wait(

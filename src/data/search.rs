@@ -77,13 +77,9 @@ pub(super) async fn search(
             Asked::NobodyLeft
                 if manner == Manner::AgainAfterPauses && story.has_refused() && !round.is_worth_waiting() => {
             }
-            Asked::NobodyLeft | Asked::Enough => {
-                story.end_retries(false, worker.net.now());
-                return Err(round.give_up());
-            }
+            Asked::NobodyLeft | Asked::Enough => return Err(round.give_up()),
         }
         let Some(end) = pause_end.or_else(|| story.next_pause(&pool.plan.retry, worker.net.now())) else {
-            story.end_retries(false, worker.net.now());
             return Err(round.give_up());
         };
         pause_end = Some(end);
@@ -328,8 +324,9 @@ impl<'a, 's> Round<'a, 's> {
         Ok(result)
     }
 
-    /// Nobody took the client: says why.
+    /// Nobody took the client: what it tried was in vain. Says why.
     fn give_up(&self) -> Unserved {
+        self.story.end_retries(false, self.worker.net.now());
         let (pool, has_full) = (&self.pool.plan.name, self.has_full.get());
         let close = match self.story.last.take() {
             Some((failure, server)) => self.tell(&failure, &server),

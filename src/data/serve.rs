@@ -38,8 +38,7 @@ pub(super) async fn serve(client: Client, visit: Rc<Visit>, world: Arc<Listener>
 /// The steps, in order. `Ok` is an end after bytes could flow, `Err` one before that.
 async fn live(client: Client, visit: &Visit, world: Arc<Listener>, worker: &Worker) -> Result<Close, Close> {
     let admitted = admit(client)?;
-    let admitted = first_byte(admitted, &world, visit, worker).await?;
-    let world = worker.listener(&world.plan.name).unwrap_or(world); // as it is now
+    let (admitted, world) = first_byte(admitted, world, visit, worker).await?;
     let way = route(&world, visit, worker)?;
     // Boxed, so that what connecting needs is given back before the connection idles.
     let joined = Box::pin(connect(admitted, way, visit, worker)).await?;

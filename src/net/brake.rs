@@ -45,6 +45,11 @@ impl Braked {
         self.held.into_iter().flatten().max()
     }
 
+    /// Its entry for that side has been taken out, for its time had come.
+    pub(super) fn go_on(&mut self, from: Side) {
+        self.entered[from as usize] = None;
+    }
+
     /// Lets a direction go as far as it can without waiting, and as far as it may.
     pub(super) fn run(
         &mut self,
@@ -154,12 +159,5 @@ impl Holds {
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.0.len()
-    }
-}
-
-impl Braked {
-    /// Its entry for that side has been taken out, for its time had come.
-    pub(super) fn go_on(&mut self, from: Side) {
-        self.entered[from as usize] = None;
     }
 }
