@@ -3,8 +3,6 @@
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 
-use nix::sys::signal::Signal;
-
 use crate::peers::{Client, Greeter, config, config_at};
 use crate::support::record::word;
 use crate::support::{Daemon, PATIENCE, eventually, free_port};
@@ -27,15 +25,6 @@ fn has_rejected(daemon: &Daemon, reason: &str, count: usize) {
     let rejected = || daemon.metric("tidegate_listener_rejected_connections_total", &labels);
     let what = format!("{count} clients to be rejected by {reason}");
     eventually(&what, PATIENCE, || (rejected() == count as f64).then_some(()));
-}
-
-pub fn reload(daemon: &mut Daemon, text: &str) {
-    let generation = daemon.metric("tidegate_config_generation", &[]);
-    daemon.rewrite_config(text);
-    daemon.signal(Signal::SIGHUP);
-    eventually("the reload", PATIENCE, || {
-        (daemon.metric("tidegate_config_generation", &[]) > generation).then_some(())
-    });
 }
 
 /// A connection whose client speaks from there and has not been greeted yet.
@@ -76,7 +65,7 @@ fn an_ipv6_client_is_judged_by_the_rules_of_its_family() {
     let front: SocketAddr = format!("[::1]:{}", free_port()).parse().unwrap();
     let mut daemon = Daemon::start(&config_at(front, &[server.toml()], "deny = [\"0.0.0.0/0\"]", ""));
     Client::connect(front).unwrap().leave().unwrap();
-    reload(&mut daemon, &config_at(front, &[server.toml()], "deny = [\"::/64\"]", ""));
+    daemon.reload(&config_at(front, &[server.toml()], "deny = [\"::/64\"]", ""));
     is_reset(Client::connect(front));
 }
 
@@ -111,12 +100,12 @@ fn a_reload_changes_the_rules_for_new_clients_and_touches_no_open_connection() {
     let mut daemon = Daemon::start(&text);
     let mut open = Client::connect_from(source(9), front).unwrap();
     let denied = "[defaults]\ndeny = [\"127.0.0.9/32\"]\n\n";
-    reload(&mut daemon, &format!("{denied}{text}"));
+    daemon.reload(&format!("{denied}{text}"));
     is_reset(Client::connect_from(source(9), front));
     open.echo(b"still here").unwrap();
     // What a listener says takes the place of the default.
     let own = config_at(front, &[server.toml()], "deny = []", "");
-    reload(&mut daemon, &format!("{denied}{own}"));
+    daemon.reload(&format!("{denied}{own}"));
     Client::connect_from(source(9), front).unwrap().leave().unwrap();
 }
 
@@ -181,10 +170,10 @@ fn a_source_keeps_its_count_over_a_reload() {
     let (text, front) = config(&[server.toml()], "max_connections_per_source = 3", "");
     let mut daemon = Daemon::start(&text);
     let open: Vec<_> = (0..3).map(|_| Client::connect_from(source(1), front).unwrap()).collect();
-    reload(&mut daemon, &config_at(front, &[server.toml()], "max_connections_per_source = 4", ""));
+    daemon.reload(&config_at(front, &[server.toml()], "max_connections_per_source = 4", ""));
     let _fourth = Client::connect_from(source(1), front).unwrap();
     is_reset(Client::connect_from(source(1), front));
-    reload(&mut daemon, &config_at(front, &[server.toml()], "max_connections_per_source = \"off\"", ""));
+    daemon.reload(&config_at(front, &[server.toml()], "max_connections_per_source = \"off\"", ""));
     Client::connect_from(source(1), front).unwrap().leave().unwrap();
     open.into_iter().for_each(|client| client.leave().unwrap());
 }
@@ -243,10 +232,10 @@ fn a_rate_comes_back_with_time_and_what_was_spent_outlives_a_reload() {
     for _ in 0..2 {
         Client::connect_from(source(1), front).unwrap().leave().unwrap();
     }
-    reload(&mut daemon, &config_at(front, &[server.toml()], &rules("2/h"), "balance = \"first\""));
+    daemon.reload(&config_at(front, &[server.toml()], &rules("2/h"), "balance = \"first\""));
     is_reset(Client::connect_from(source(1), front));
     // A quicker rate finds an empty bucket, which fills at that rate.
-    reload(&mut daemon, &config_at(front, &[server.toml()], &rules("100/s"), ""));
+    daemon.reload(&config_at(front, &[server.toml()], &rules("100/s"), ""));
     eventually("the next to come in", PATIENCE, || Client::connect_from(source(1), front).ok());
 }
 
@@ -282,7 +271,7 @@ fn a_dry_run_lets_everybody_in_and_counts_whom_it_would_have_refused() {
     assert_eq!(counted(&daemon), [1.0, 2.0, 2.0]);
     assert_eq!(daemon.metric("tidegate_listener_rejected_connections_total", &[]), 0.0);
 
-    reload(&mut daemon, &config_at(front, &[server.toml()], &rules("enforce"), ""));
+    daemon.reload(&config_at(front, &[server.toml()], &rules("enforce"), ""));
     is_reset(Client::connect_from(source(9), front));
     is_reset(Client::connect_from(source(1), front));
     is_reset(Client::connect_from(source(7), front));

@@ -3,8 +3,6 @@
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use nix::sys::signal::Signal;
-
 use crate::peers::{Client, Greeter, config, config_at};
 use crate::support::record::word;
 use crate::support::{Daemon, PATIENCE, eventually};
@@ -25,15 +23,6 @@ fn up(daemon: &Daemon, count: f64) {
     });
 }
 
-fn reload(daemon: &mut Daemon, text: &str) {
-    let generation = daemon.metric("tidegate_config_generation", &[]);
-    daemon.rewrite_config(text);
-    daemon.signal(Signal::SIGHUP);
-    eventually("the reload", PATIENCE, || {
-        (daemon.metric("tidegate_config_generation", &[]) == generation + 1.0).then_some(())
-    });
-}
-
 #[test]
 fn a_source_keeps_its_server_over_all_workers_and_reloads() {
     let servers = [Greeter::start("a"), Greeter::start("b"), Greeter::start("c")];
@@ -43,7 +32,7 @@ fn a_source_keeps_its_server_over_all_workers_and_reloads() {
     up(&daemon, 3.0);
     let homes: Vec<String> = (1..=30).map(|host| from(host, front).server).collect();
     assert_eq!(homes.iter().collect::<BTreeSet<_>>().len(), 3, "they came in turn");
-    reload(&mut daemon, &config_at(front, &all, "", &lines("ttl = \"1h\"")));
+    daemon.reload(&config_at(front, &all, "", &lines("ttl = \"1h\"")));
     for _ in 0..3 {
         let again: Vec<String> = (1..=30).map(|host| from(host, front).server).collect();
         assert_eq!(again, homes);

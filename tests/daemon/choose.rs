@@ -1,10 +1,10 @@
 //! Which server, and what happens when it does not take the client.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::time::Instant;
 
-use crate::peers::{BlackHole, Client, Greeter, config, nobody};
+use crate::peers::{BlackHole, Client, Greeter, config, nobody, served_by};
 use crate::support::record::{failed_attempts, word};
 use crate::support::{Daemon, PATIENCE, eventually};
 
@@ -14,14 +14,6 @@ fn counts(clients: impl Iterator<Item = String>) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     clients.for_each(|server| *counts.entry(server).or_default() += 1);
     counts
-}
-
-fn served_by(front: SocketAddr) -> String {
-    let mut client = Client::connect(front).unwrap();
-    client.echo(b"hello").unwrap();
-    let server = client.server.clone();
-    client.leave().unwrap();
-    server
 }
 
 #[test]

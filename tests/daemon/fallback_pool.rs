@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use nix::sys::signal::Signal;
 
-use crate::peers::{Client, Greeter, config, config_at, nobody};
+use crate::peers::{Client, Greeter, config, config_at, dead, nobody};
 use crate::support::record::{failed_attempts, field, word};
 use crate::support::{Daemon, PATIENCE, eventually};
 
@@ -15,10 +15,6 @@ fn and(text: String, pools: &[(&str, String, &str)]) -> String {
     let tables =
         pools.iter().map(|(name, server, more)| format!("[pool.{name}]\nservers = [{server}]\n{more}\n"));
     text + &tables.collect::<Vec<_>>().join("\n")
-}
-
-fn dead(name: &str) -> String {
-    format!("{{ name = \"{name}\", address = \"{}\" }}", nobody())
 }
 
 fn view(daemon: &Daemon, path: &str) -> serde_json::Value {

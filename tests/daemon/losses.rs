@@ -5,9 +5,8 @@ use std::net::SocketAddr;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
-
-use crate::peers::{BlackHole, Client, Greeter, config, config_at, nobody};
+use crate::peers::{BlackHole, Client, Greeter, config, config_at, named, nobody};
+use crate::queue::wait_for_line;
 use crate::support::record::{failed_attempts, word};
 use crate::support::{Daemon, PATIENCE, eventually};
 
@@ -19,23 +18,9 @@ fn come(front: SocketAddr) -> JoinHandle<io::Result<Client>> {
     thread::spawn(move || Client::connect(front))
 }
 
-fn wait_for_line(daemon: &Daemon, length: usize) {
-    eventually(&format!("{length} in the line"), PATIENCE, || {
-        (daemon.metric("tidegate_pool_queued_connections", &[]) == length as f64).then_some(())
-    });
-}
-
 fn wait_until_up(daemon: &Daemon, server: &str, up: bool) {
     eventually(&format!("{server} to have up = {up}"), PATIENCE, || {
         (daemon.metric("tidegate_server_up", &[("server", server)]) == f64::from(u8::from(up))).then_some(())
-    });
-}
-
-fn reload(daemon: &mut Daemon, text: &str, generation: f64) {
-    daemon.rewrite_config(text);
-    daemon.signal(Signal::SIGHUP);
-    eventually("the reload", PATIENCE, || {
-        (daemon.metric("tidegate_config_generation", &[]) == generation).then_some(())
     });
 }
 
@@ -89,7 +74,7 @@ fn a_line_before_a_full_pool_outlives_the_death_of_one_of_its_servers() {
 #[test]
 fn a_server_that_does_not_answer_holds_up_no_line() {
     let (hole, b) = (BlackHole::start(), Greeter::start("b"));
-    let servers = [format!("{{ name = \"hole\", address = \"{}\" }}", hole.address), limited("b", b.address)];
+    let servers = [named("hole", hole.address), limited("b", b.address)];
     let line = "connect_timeout = \"500ms\"\non_no_server = \"queue\"\nqueue = { timeout = \"20s\" }";
     let (text, front) = config(&servers, "", line);
     let daemon = Daemon::start(&text);
@@ -113,7 +98,7 @@ fn a_client_between_two_attempts_sees_a_server_come_up() {
     // One that was up stays so for a thousand failures.
     let check = "retry = { attempts = 100, backoff = \"5s\", max_backoff = \"5s\", deadline = \"30s\" }\n\
                  [pool.p.health_check]\ninterval = \"50ms\"\ntimeout = \"50ms\"\nrise = 1\nfall = 1000";
-    let servers = [gone.toml(), format!("{{ name = \"late\", address = \"{late}\" }}")];
+    let servers = [gone.toml(), named("late", late)];
     let (text, front) = config(&servers, "", check);
     let daemon = Daemon::start(&text);
     wait_until_up(&daemon, "gone", true);
@@ -142,7 +127,7 @@ fn a_server_that_goes_down_while_it_is_connected_to_gets_nobody() {
          [pool.p.health_check]\nport = {}\ninterval = \"50ms\"\ntimeout = \"50ms\"\nrise = 1\nfall = 1",
         health.address.port()
     );
-    let server = format!("{{ name = \"hole\", address = \"{}\" }}", hole.address);
+    let server = named("hole", hole.address);
     let (text, front) = config(&[server], "", &pool);
     let daemon = Daemon::start(&text);
     wait_until_up(&daemon, "hole", true);
@@ -193,11 +178,7 @@ fn a_server_that_was_back_meanwhile_has_its_whole_time_to_drain_again() {
     wait_until_up(&daemon, "lost", true);
     let mut kept = Client::connect(front).unwrap();
     let gone = down(&daemon, &mut third);
-    reload(
-        &mut daemon,
-        &config_at(front, &[format!("{{ name = \"lost\", address = \"{address}\" }}")], "", &pool("keep")),
-        2.0,
-    );
+    daemon.reload(&config_at(front, &[named("lost", address)], "", &pool("keep")));
     while gone.elapsed() < DRAIN + Duration::from_millis(300) {
         kept.echo(b"still here").unwrap();
     }
@@ -212,10 +193,7 @@ fn a_check_that_passes_ends_the_doubt_of_one_failure() {
         "[pool.p.health_check]\nport = {}\ninterval = \"20ms\"\ntimeout = \"20ms\"\nfall = 1000",
         health.address.port()
     );
-    let servers = [
-        format!("{{ name = \"a\", address = \"{a}\" }}"),
-        format!("{{ name = \"b\", address = \"{}\", tier = 1 }}", b.address),
-    ];
+    let servers = [named("a", a), format!("{{ name = \"b\", address = \"{}\", tier = 1 }}", b.address)];
     let (text, front) = config(&servers, "", &check);
     let daemon = Daemon::start(&text);
     wait_until_up(&daemon, "a", true);

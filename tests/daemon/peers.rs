@@ -61,7 +61,7 @@ impl Greeter {
 
     /// Its line of the configuration.
     pub fn toml(&self) -> String {
-        format!("{{ name = \"{}\", address = \"{}\" }}", self.name, self.address)
+        named(self.name, self.address)
     }
 
     /// Dies as a killed process does: refuses from now on, and resets what is open.
@@ -240,6 +240,26 @@ impl BlackHole {
     pub fn wake(&self) {
         self.fillers.iter().for_each(|_| _ = self.listener.accept().expect("a filler"));
     }
+}
+
+/// The server that serves a client who says a word and leaves.
+#[track_caller]
+pub fn served_by(front: SocketAddr) -> String {
+    let mut client = Client::connect(front).unwrap();
+    client.echo(b"hello").unwrap();
+    let server = client.server.clone();
+    client.leave().unwrap();
+    server
+}
+
+/// A server's line of the configuration.
+pub fn named(name: &str, address: SocketAddr) -> String {
+    format!("{{ name = \"{name}\", address = \"{address}\" }}")
+}
+
+/// The same of a server that refuses everybody.
+pub fn dead(name: &str) -> String {
+    named(name, nobody())
 }
 
 /// An address of loopback where nobody listens.

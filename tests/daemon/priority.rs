@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::admission::{is_reset, knock, reload};
+use crate::admission::{is_reset, knock};
 use crate::peers::{Client, Greeter, config, config_at};
 use crate::queue::{full_server, visitor, wait_for_line};
 use crate::support::record::{accepted_at, number, word};
@@ -146,7 +146,7 @@ fn a_listener_of_a_lower_class_waits_while_a_higher_one_takes_clients() {
 
     let next = knock(NORMAL, lower);
     waits(&next);
-    reload(&mut daemon, &two_listeners(fronts, ["highest", "highest"], &server));
+    daemon.reload(&two_listeners(fronts, ["highest", "highest"], &server));
     Client::greeted_on(next).expect("its class reaches further now").leave().unwrap();
     served.leave().unwrap();
 }
@@ -173,9 +173,9 @@ fn a_reload_changes_the_class_of_a_network_and_touches_no_open_connection() {
     is_reset(Client::connect_from(LOW, front));
     let swapped = THREE_CLASSES.replace("high", "LOW").replace("low", "high").replace("LOW", "low");
     let swapped = config_at(front, &[server.toml()], &swapped, "");
-    reload(&mut daemon, &format!("{ONE_WORKER}{swapped}"));
+    daemon.reload(&format!("{ONE_WORKER}{swapped}"));
     open.extend(come_in(3, LOW, front));
-    reload(&mut daemon, &format!("{ONE_WORKER}{text}"));
+    daemon.reload(&format!("{ONE_WORKER}{text}"));
     open.iter_mut().for_each(|client| client.echo(b"still here").unwrap());
     open.into_iter().for_each(|client| client.leave().unwrap());
 }

@@ -9,16 +9,6 @@ use nix::sys::signal::Signal;
 use crate::peers::{Client, Greeter, config, config_at, nobody};
 use crate::support::{Daemon, PATIENCE, eventually};
 
-/// Reloads and waits until the daemon has done so.
-fn reload(daemon: &mut Daemon, text: &str) {
-    let generation = daemon.metric("tidegate_config_generation", &[]);
-    daemon.rewrite_config(text);
-    daemon.signal(Signal::SIGHUP);
-    eventually("the reload", PATIENCE, || {
-        (daemon.metric("tidegate_config_generation", &[]) == generation + 1.0).then_some(())
-    });
-}
-
 /// Asks for a reload and waits until it has been refused.
 fn refused_reload(daemon: &mut Daemon) -> String {
     daemon.signal(Signal::SIGHUP);
@@ -38,7 +28,7 @@ fn servers_come_and_go_and_open_connections_stay() {
     let (text, front) = config(&[old.toml()], "", "");
     let mut daemon = Daemon::start(&text);
     let mut stays = Client::connect(front).unwrap();
-    reload(&mut daemon, &config_at(front, &[new.toml()], "", ""));
+    daemon.reload(&config_at(front, &[new.toml()], "", ""));
     assert_eq!(serves(front), "new");
     stays.echo(b"untouched").unwrap();
     assert_eq!(stays.server, "old");
@@ -62,7 +52,7 @@ fn a_hundred_reloads_under_load_break_nothing() {
     });
     for turn in 0..100 {
         let servers = if turn % 2 == 0 { &both[..1] } else { &both[..] };
-        reload(&mut daemon, &config_at(front, servers, "", ""));
+        daemon.reload(&config_at(front, servers, "", ""));
     }
     load.join().expect("no client saw an error");
     for client in &mut stays {
@@ -81,10 +71,7 @@ fn counts_and_limits_outlive_a_reload() {
     let (text, front) = config(&[server.toml()], "when_full = \"refuse\"", "");
     let mut daemon = Daemon::start(&text);
     let open = [Client::connect(front).unwrap(), Client::connect(front).unwrap()];
-    reload(
-        &mut daemon,
-        &config_at(front, &[server.toml()], "when_full = \"refuse\"\nmax_connections = 2", ""),
-    );
+    daemon.reload(&config_at(front, &[server.toml()], "when_full = \"refuse\"\nmax_connections = 2", ""));
     assert_eq!(daemon.metric("tidegate_listener_active_connections", &[]), 2.0);
     assert_eq!(daemon.metric("tidegate_server_active_connections", &[("server", "a")]), 2.0);
     Client::connect(front).expect_err("the two that were there before fill it");
@@ -104,7 +91,7 @@ fn a_server_that_was_down_stays_down_over_a_reload() {
     eventually("the dead server to be down", PATIENCE, || (down(&daemon) == 1.0).then_some(()));
     let tried = daemon.metric("tidegate_server_connect_failures_total", &[("server", "dead")]);
     for _ in 0..5 {
-        reload(&mut daemon, &config_at(front, &servers, "", check));
+        daemon.reload(&config_at(front, &servers, "", check));
         assert_eq!(down(&daemon), 1.0);
         assert_eq!(serves(front), "alive");
     }
@@ -121,7 +108,7 @@ fn a_bad_file_changes_nothing_and_says_why() {
     assert!(said.contains("serverz") && said.contains("servers"), "{said}");
     assert_eq!(serves(front), "a");
     assert_eq!(daemon.metric("tidegate_config_generation", &[]), 1.0);
-    reload(&mut daemon, &text);
+    daemon.reload(&text);
     assert_eq!(daemon.metric("tidegate_config_last_reload_successful", &[]), 1.0);
 }
 

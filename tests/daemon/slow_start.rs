@@ -2,21 +2,10 @@
 
 use std::net::SocketAddr;
 
-use nix::sys::signal::Signal;
-
 use crate::peers::{Client, Greeter, config, config_at};
 use crate::support::{Daemon, PATIENCE, eventually};
 
 const CHECKED: &str = "health_check = { interval = \"50ms\", timeout = \"50ms\", rise = 1, fall = 1 }";
-
-fn reload(daemon: &mut Daemon, text: &str) {
-    let generation = daemon.metric("tidegate_config_generation", &[]);
-    daemon.rewrite_config(text);
-    daemon.signal(Signal::SIGHUP);
-    eventually("the reload", PATIENCE, || {
-        (daemon.metric("tidegate_config_generation", &[]) == generation + 1.0).then_some(())
-    });
-}
 
 /// How many of that many clients a server of that name serves.
 fn share(front: SocketAddr, clients: usize, name: &str) -> usize {
@@ -32,14 +21,14 @@ fn a_server_that_a_reload_adds_begins_with_little_and_a_reload_ends_the_slow_sta
         let (text, front) = config(&both[..1], "", &lines("1h"));
         let mut daemon = Daemon::start(&text);
         assert_eq!(share(front, 10, "new"), 0);
-        reload(&mut daemon, &config_at(front, &both, "", &lines("1h")));
+        daemon.reload(&config_at(front, &both, "", &lines("1h")));
         let first = share(front, 400, "new");
         assert!((1..=40).contains(&first), "{balance}: {first} of 400 where 10 to 20 are due");
         assert_eq!(daemon.metric("tidegate_server_weight", &[("server", "new")]), 5.0);
         let servers = daemon.http_get("/api/v1/servers").body;
         assert!(servers.contains("slow start: has 5% of its weight"), "{servers}");
 
-        reload(&mut daemon, &config_at(front, &both, "", &lines("off")));
+        daemon.reload(&config_at(front, &both, "", &lines("off")));
         let then = share(front, 400, "new");
         assert!((120..=280).contains(&then), "{balance}: {then} of 400");
         assert_eq!(daemon.metric("tidegate_server_weight", &[("server", "new")]), 100.0);
@@ -77,7 +66,7 @@ fn a_slow_start_comes_to_its_end_by_itself() {
     let lines = "balance = \"round-robin\"\nslow_start = \"500ms\"";
     let (text, front) = config(&[old.toml()], "", lines);
     let mut daemon = Daemon::start(&text);
-    reload(&mut daemon, &config_at(front, &[old.toml(), new.toml()], "", lines));
+    daemon.reload(&config_at(front, &[old.toml(), new.toml()], "", lines));
     eventually("its full weight", PATIENCE, || {
         (daemon.metric("tidegate_server_weight", &[("server", "new")]) == 100.0).then_some(())
     });

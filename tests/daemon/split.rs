@@ -4,10 +4,9 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::thread;
 
-use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::peers::{Client, Greeter, config, config_at, nobody};
+use crate::peers::{Client, Greeter, config, config_at, dead, nobody};
 use crate::support::record::{failed_attempts, field, word};
 use crate::support::{Daemon, PATIENCE, eventually};
 
@@ -23,26 +22,12 @@ fn canary(more: &str) -> String {
     format!("canary = {{ pool = \"next\", {more} }}")
 }
 
-fn dead(name: &str) -> String {
-    format!("{{ name = \"{name}\", address = \"{}\" }}", nobody())
-}
-
 fn serves(front: SocketAddr) -> String {
     serves_from(HOME, front)
 }
 
 fn serves_from(from: Ipv4Addr, front: SocketAddr) -> String {
     Client::connect_from(from, front).unwrap().server
-}
-
-/// Reloads and waits until the daemon has done so.
-fn reload(daemon: &mut Daemon, text: &str) {
-    let generation = daemon.metric("tidegate_config_generation", &[]);
-    daemon.rewrite_config(text);
-    daemon.signal(Signal::SIGHUP);
-    eventually("the reload", PATIENCE, || {
-        (daemon.metric("tidegate_config_generation", &[]) == generation + 1.0).then_some(())
-    });
 }
 
 fn closed(daemon: &Daemon, pool: &str) -> f64 {
@@ -106,9 +91,9 @@ fn by_source_a_client_stays_on_its_side_over_reloads_and_a_share_that_rises() {
     };
     let few = canaries();
     assert!((20..60).contains(&few.len()), "{} of 200", few.len());
-    reload(&mut daemon, &text_of("20%"));
+    daemon.reload(&text_of("20%"));
     assert_eq!(canaries(), few);
-    reload(&mut daemon, &text_of("40%"));
+    daemon.reload(&text_of("40%"));
     let many = canaries();
     assert!(many.is_superset(&few) && many.len() > few.len(), "{} after {}", many.len(), few.len());
 }
@@ -212,9 +197,9 @@ fn a_new_share_touches_no_open_connection() {
     let mut daemon = Daemon::start(&text_of("50%"));
     let mut open: Vec<_> = (0..10).map(|_| Client::connect(front).unwrap()).collect();
     assert_eq!((main.taken(), next.taken()), (5, 5));
-    reload(&mut daemon, &text_of("0%"));
+    daemon.reload(&text_of("0%"));
     assert!((0..5).all(|_| serves(front) == "main"));
-    reload(&mut daemon, &text_of("100%"));
+    daemon.reload(&text_of("100%"));
     assert!((0..5).all(|_| serves(front) == "next"));
     for client in &mut open {
         client.echo(b"untouched").unwrap();

@@ -6,21 +6,9 @@ use std::time::Instant;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::peers::{BlackHole, Client, Greeter, Slammer, config, config_at, nobody};
+use crate::peers::{BlackHole, Client, Greeter, Slammer, config, config_at, named, nobody, served_by};
 use crate::support::record::{failed_attempts, word};
 use crate::support::{Daemon, PATIENCE, eventually};
-
-fn served_by(front: SocketAddr) -> String {
-    let mut client = Client::connect(front).unwrap();
-    client.echo(b"hello").unwrap();
-    let server = client.server.clone();
-    client.leave().unwrap();
-    server
-}
-
-fn named(name: &str, address: SocketAddr) -> String {
-    format!("{{ name = \"{name}\", address = \"{address}\" }}")
-}
 
 /// The server's entry in `tidegate servers --json`.
 fn shown(daemon: &Daemon, name: &str) -> Value {

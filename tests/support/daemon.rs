@@ -139,6 +139,17 @@ impl Daemon {
         fs::rename(fresh, &self.config).expect("the new configuration takes the old one's place");
     }
 
+    /// Reloads with that file, and waits until the daemon has done so.
+    #[track_caller]
+    pub fn reload(&mut self, text: &str) {
+        let generation = self.metric("tidegate_config_generation", &[]);
+        self.rewrite_config(text);
+        self.signal(Signal::SIGHUP);
+        eventually("the reload", PATIENCE, || {
+            (self.metric("tidegate_config_generation", &[]) == generation + 1.0).then_some(())
+        });
+    }
+
     pub fn admin_socket(&self) -> PathBuf {
         self.dir.join("admin.sock")
     }
