@@ -62,12 +62,7 @@ impl Room {
         self.places.take_within(reach).map(|_| Permit(Arc::clone(self)))
     }
 
-    /// A place, as soon as there is one. For use under `std::future::poll_fn`.
-    pub fn poll_take(self: &Arc<Self>, cx: &mut Context<'_>) -> Poll<Permit> {
-        self.poll_take_within(Reach::WHOLE, cx)
-    }
-
-    /// The same as soon as less than that part of the room is taken. Whoever waits for a part looks each
+    /// A place, as soon as less than that part of the room is taken. For use under `std::future::poll_fn`. Whoever waits for a part looks each
     /// time that a place is given back, and not only when the room was full.
     pub fn poll_take_within(self: &Arc<Self>, reach: Reach, cx: &mut Context<'_>) -> Poll<Permit> {
         if let Some(permit) = self.take_within(reach) {

@@ -64,13 +64,8 @@ struct Lane {
 }
 
 impl Queue {
-    /// Puts a client of the usual class at the end of its source's lane.
-    pub fn join(&mut self, source: IpAddr) -> Ticket {
-        self.join_as(Priority::default(), source)
-    }
-
     /// Puts a client at the end of its source's lane in its class.
-    pub fn join_as(&mut self, class: Priority, source: IpAddr) -> Ticket {
+    pub fn join(&mut self, class: Priority, source: IpAddr) -> Ticket {
         self.joined += 1;
         let ticket = Ticket { source: Source::from(source), class, number: self.joined };
         self.rank(class).join(ticket);
@@ -188,18 +183,18 @@ mod tests {
     #[test]
     fn who_comes_first_is_called_first() {
         let mut queue = Queue::default();
-        (0..5).for_each(|host| _ = queue.join(source(host)));
+        (0..5).for_each(|host| _ = queue.join(Priority::default(), source(host)));
         assert_eq!(called(&mut queue), [1, 2, 3, 4, 5]);
-        (0..3).for_each(|_| _ = queue.join(source(7)));
+        (0..3).for_each(|_| _ = queue.join(Priority::default(), source(7)));
         assert_eq!(called(&mut queue), [6, 7, 8]);
     }
 
     #[test]
     fn a_source_with_many_clients_does_not_keep_out_one_with_few() {
         let mut queue = Queue::default();
-        (0..4).for_each(|_| _ = queue.join(source(1)));
-        queue.join(source(2));
-        queue.join(source(3));
+        (0..4).for_each(|_| _ = queue.join(Priority::default(), source(1)));
+        queue.join(Priority::default(), source(2));
+        queue.join(Priority::default(), source(3));
         assert_eq!(called(&mut queue), [1, 5, 6, 2, 3, 4]);
     }
 
@@ -218,7 +213,7 @@ mod tests {
     #[test]
     fn who_leaves_is_not_called_and_leaves_once() {
         let mut queue = Queue::default();
-        let tickets: Vec<_> = (0..3).map(|_| queue.join(source(1))).collect();
+        let tickets: Vec<_> = (0..3).map(|_| queue.join(Priority::default(), source(1))).collect();
         assert!(queue.leave(tickets[1]) && !queue.leave(tickets[1]));
         assert_eq!(queue.call(), Some(tickets[0]));
         assert!(!queue.leave(tickets[0]), "it has been called");
@@ -229,10 +224,10 @@ mod tests {
     fn a_higher_class_is_called_first_whenever_it_came() {
         let mut queue = Queue::default();
         for (class, host) in [(Priority::Low, 1), (Priority::Normal, 2), (Priority::Highest, 3)] {
-            queue.join_as(class, source(host));
-            queue.join_as(class, source(host));
+            queue.join(class, source(host));
+            queue.join(class, source(host));
         }
-        assert_eq!(queue.join(source(4)).class, Priority::Normal);
+        assert_eq!(queue.join(Priority::default(), source(4)).class, Priority::Normal);
         assert_eq!(called(&mut queue), [5, 6, 3, 7, 4, 1, 2]);
     }
 
@@ -241,7 +236,7 @@ mod tests {
         let mut queue = Queue::default();
         let classes = [Priority::Low, Priority::High, Priority::Low, Priority::Normal];
         let tickets: Vec<_> =
-            (0_u8..).zip(classes).map(|(host, class)| queue.join_as(class, source(host))).collect();
+            (0_u8..).zip(classes).map(|(host, class)| queue.join(class, source(host))).collect();
         let gone: Vec<_> = std::iter::from_fn(|| queue.drop_newest()).collect();
         assert_eq!(gone, [tickets[2], tickets[0], tickets[3], tickets[1]]);
         assert!(!queue.holds(tickets[0]) && !queue.leave(tickets[0]));
@@ -283,7 +278,7 @@ mod tests {
             };
             for step in steps {
                 match step {
-                    Step::Join(class, host) => waiting.push(((class, host), queue.join_as(class, source(host)))),
+                    Step::Join(class, host) => waiting.push(((class, host), queue.join(class, source(host)))),
                     Step::Leave(which) if which < waiting.len() => {
                         let (lane, ticket) = waiting.remove(which);
                         prop_assert!(queue.holds(ticket) && queue.leave(ticket) && !queue.holds(ticket));

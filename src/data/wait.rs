@@ -52,7 +52,7 @@ pub(super) async fn wait(
     let Waiting { pool, flow, queue, met } = line;
     visit.turn_to(flow); // whatever becomes of it, it waited for this pool
     let (name, begun) = (&pool.plan.name, worker.net.now());
-    let Some(ticket) = pool.live.line.join_as(visit.class, visit.client.ip(), queue.max) else {
+    let Some(ticket) = pool.live.line.join(visit.class, visit.client.ip(), queue.max) else {
         let detail = format!("{} clients wait for pool `{name}` already{}", queue.max, because(&met));
         return Err(refusal(Reason::QueueFull, How::Policy, detail));
     };

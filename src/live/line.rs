@@ -49,18 +49,13 @@ struct Called {
 }
 
 impl Line {
-    /// A place for a client of the usual class.
-    pub fn join(self: &Arc<Self>, source: IpAddr, max: usize) -> Option<Ticket> {
-        self.join_as(Priority::default(), source, max)
-    }
-
     /// A place at the end of its class, unless `max` stand in the line already and none is of a lower one.
-    pub fn join_as(self: &Arc<Self>, class: Priority, source: IpAddr, max: usize) -> Option<Ticket> {
+    pub fn join(self: &Arc<Self>, class: Priority, source: IpAddr, max: usize) -> Option<Ticket> {
         let mut inside = self.inside();
         if inside.length() >= max && !inside.make_room(class) {
             return None;
         }
-        let ticket = inside.queue.join_as(class, source);
+        let ticket = inside.queue.join(class, source);
         inside.call_more();
         self.length.store(inside.length(), Ordering::Relaxed);
         Some(Ticket { line: Arc::clone(self), ticket })
@@ -226,7 +221,8 @@ mod tests {
 
     fn line_of(count: u8) -> (Arc<Line>, Vec<Ticket>) {
         let line = Arc::<Line>::default();
-        let join = |host| line.join(Ipv4Addr::new(192, 0, 2, host).into(), 100).expect("room");
+        let join =
+            |host| line.join(Priority::default(), Ipv4Addr::new(192, 0, 2, host).into(), 100).expect("room");
         let tickets = (0..count).map(join).collect();
         (line, tickets)
     }
@@ -258,10 +254,10 @@ mod tests {
     fn a_line_has_an_end() {
         let line = Arc::<Line>::default();
         let source = Ipv4Addr::LOCALHOST.into();
-        let two = [line.join(source, 2), line.join(source, 2)];
-        assert!(two.iter().all(Option::is_some) && line.join(source, 2).is_none());
+        let two = [line.join(Priority::default(), source, 2), line.join(Priority::default(), source, 2)];
+        assert!(two.iter().all(Option::is_some) && line.join(Priority::default(), source, 2).is_none());
         drop(two);
-        assert!(line.join(source, 2).is_some());
+        assert!(line.join(Priority::default(), source, 2).is_some());
     }
 
     fn is_displaced(ticket: &Ticket) -> bool {
@@ -269,7 +265,7 @@ mod tests {
     }
 
     fn join(line: &Arc<Line>, class: Priority, max: usize) -> Option<Ticket> {
-        line.join_as(class, Ipv4Addr::LOCALHOST.into(), max)
+        line.join(class, Ipv4Addr::LOCALHOST.into(), max)
     }
 
     #[test]

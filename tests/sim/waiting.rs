@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use tidegate::core::budget;
 use tidegate::core::health::State;
+use tidegate::core::priority::Priority;
 use tidegate::live::Ticket;
 
 use super::plan::Queue;
@@ -72,7 +73,7 @@ impl World {
     }
 
     pub fn join_line(&mut self, mut client: Client, queue: Queue) {
-        let ticket = self.live.line.join(client.from, queue.max);
+        let ticket = self.live.line.join(Priority::default(), client.from, queue.max);
         let is_full = self.models.line.len() >= queue.max;
         assert_eq!(ticket.is_none(), is_full, "{} of {} wait", self.models.line.len(), queue.max);
         let Some(ticket) = ticket else { return self.leave(client, "queue-full") };

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex};
 
 use loom::thread;
+use tidegate_races::core::priority::Priority;
 use tidegate_races::live::{Line, Room, Ticket};
 
 use crate::{Witness, in_every_order, join, task, with_preemptions};
@@ -14,7 +15,7 @@ fn source(host: u8) -> IpAddr {
 }
 
 fn tickets<const N: usize>(line: &Arc<Line>) -> [Ticket; N] {
-    std::array::from_fn(|host| line.join(source(host as u8), N).expect("there is room"))
+    std::array::from_fn(|host| line.join(Priority::default(), source(host as u8), N).expect("there is room"))
 }
 
 async fn called(ticket: &Ticket) {
@@ -74,7 +75,7 @@ fn no_more_stand_in_the_line_than_it_has_room_for() {
         let client = |host| {
             let (line, inside) = (Arc::clone(&line), Arc::clone(&inside));
             thread::spawn(move || {
-                let ticket = line.join(source(host), 2);
+                let ticket = line.join(Priority::default(), source(host), 2);
                 if ticket.is_some() {
                     inside.enter();
                     inside.leave();
@@ -90,7 +91,7 @@ fn no_more_stand_in_the_line_than_it_has_room_for() {
 
 /// As `data/wait.rs` does, without its pauses: a wake-up that is lost is not made good by time.
 async fn ask_in_turn(line: Arc<Line>, room: Arc<Room>, host: u8) {
-    let ticket = line.join(source(host), 9).expect("there is room");
+    let ticket = line.join(Priority::default(), source(host), 9).expect("there is room");
     loop {
         called(&ticket).await;
         if let Some(_permit) = room.take() {

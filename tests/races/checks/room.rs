@@ -4,12 +4,13 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 
+use tidegate_races::core::priority::Reach;
 use tidegate_races::live::{Permit, Room};
 
 use crate::{Witness, in_every_order, join, task, with_preemptions};
 
 async fn place(room: Arc<Room>) -> Permit {
-    poll_fn(|cx| room.poll_take(cx)).await
+    poll_fn(|cx| room.poll_take_within(Reach::WHOLE, cx)).await
 }
 
 #[test]
@@ -91,7 +92,7 @@ fn who_leaves_while_he_is_woken_takes_the_wake_up_from_nobody() {
         let leaver = loom::thread::spawn({
             let room = Arc::clone(&room);
             // His waker is left behind, and wakes nobody.
-            move || drop(room.poll_take(&mut Context::from_waker(Waker::noop())))
+            move || drop(room.poll_take_within(Reach::WHOLE, &mut Context::from_waker(Waker::noop())))
         });
         let waiter = task(place(Arc::clone(&room)));
         drop(held);
