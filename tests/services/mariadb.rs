@@ -26,7 +26,7 @@ impl MariaDb {
         let data = format!("--datadir={}", dir.join("data").display());
         let mut install = Command::new("mariadb-install-db");
         install.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db", &data]);
-        install.args(own_user());
+        install.args(own_user()).env("TMPDIR", dir.path());
         if proc::is_root() {
             proc::run(Command::new("chown").arg(USER).arg(dir.path()));
         }
@@ -37,6 +37,9 @@ impl MariaDb {
         command.args(["--no-defaults", &data, "--bind-address=127.0.0.1", "--skip-name-resolve"]);
         command.args([format!("--port={port}"), format!("--socket={}", dir.join("socket").display())]);
         command.arg("--innodb-flush-log-at-trx-commit=0").args(own_user()).args(more);
+        // As it starts it removes the temporary tables of everybody who shares this place, which has broken the
+        // installation of another test's server.
+        command.env("TMPDIR", dir.path());
         command.env("PATH", format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default()));
         // Nothing in this directory is worth a shutdown of some seconds.
         let spec = Spec { name: "mariadb".into(), command, user: None, end: Signal::SIGKILL };
