@@ -71,7 +71,7 @@ const A_FEW: u64 = 16;
 const MIB: usize = 1024 * 1024;
 
 /// How long anything may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 const QUIET: Liveness = Liveness { keepalive: None, user_timeout: None };
 

@@ -168,7 +168,7 @@ mod tests {
         let doors = open(&path).expect("opens");
         let mode = |path: &Path| fs::metadata(path).expect("exists").permissions().mode() & 0o777;
         assert_eq!(mode(&path), 0o600);
-        assert_eq!(mode(&directory), 0o755);
+        assert_eq!(mode(&directory) | 0o055, 0o755, "and for others what the umask leaves of it");
         UnixStream::connect(&path).expect("it listens");
         drop(doors);
         assert!(!path.exists());

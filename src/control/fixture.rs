@@ -98,9 +98,9 @@ pub fn desk_of(plan: &Plan) -> Arc<Desk> {
     desk_with(plan, Vec::new())
 }
 
-/// Waits for the thing, as long as ten seconds.
+/// Waits for the thing, as long as a busy machine may take.
 pub async fn until(mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !is_so() {
         assert!(Instant::now() < deadline, "it never came to that");
         tokio::time::sleep(Duration::from_millis(1)).await;

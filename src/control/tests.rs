@@ -169,7 +169,7 @@ fn talk(mut stream: impl Read + Write, request: &str) -> (u16, String) {
 }
 
 fn eventually(mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !is_so() {
         assert!(Instant::now() < deadline, "it never came to that");
         thread::sleep(Duration::from_millis(2));
@@ -189,7 +189,7 @@ fn an_orderly_life_ends_with_the_sum_of_all_workers() {
 #[test]
 fn readiness_says_no_before_anybody_is_turned_away() {
     let mut setup = setup(&[Conduct::Slow]);
-    setup.plan.process.ready_delay = Duration::from_secs(1);
+    setup.plan.process.ready_delay = Duration::from_secs(5);
     setup.plan.process.drain_timeout = Duration::from_secs(60);
     let mut running = setup.start();
     eventually(|| running.get("/readyz").0 == 200);
@@ -247,7 +247,7 @@ fn the_service_manager_hears_ready_life_and_the_end_but_no_life_of_a_deaf_worker
     for (conduct, expects_life) in [(Conduct::Slow, true), (Conduct::Deaf, false)] {
         let path = scratch("manager");
         let manager = UnixDatagram::bind(&path).expect("binds");
-        manager.set_read_timeout(Some(Duration::from_secs(10))).expect("set");
+        manager.set_read_timeout(Some(Duration::from_secs(60))).expect("set");
         let mut setup = setup(&[conduct]);
         setup.notifier = Notifier::to(path.as_os_str()).expect("connects");
         setup.notifier.watchdog = Some(Duration::from_millis(20));
@@ -259,7 +259,8 @@ fn the_service_manager_hears_ready_life_and_the_end_but_no_life_of_a_deaf_worker
         };
         assert_eq!(hear(), "READY=1\n");
         let (mut alive, mut lines) = (0, 0);
-        while lines < 10 {
+        // A worker that gets no CPU for a moment misses some: most of them come on a machine that is idle.
+        while lines < 10 || (expects_life && alive <= 5 && lines < 1000) {
             match hear().as_str() {
                 "WATCHDOG=1\n" => alive += 1,
                 line if line.starts_with("STATUS=serving: 0 connections, 2 of 2 servers up") => lines += 1,
@@ -353,6 +354,8 @@ fn a_control_plane_that_ends_leaves_its_port_free() {
     let http = running.http;
     assert_eq!(running.get("/livez").0, 200);
     running.end();
-    let again = Doors::open(&plan::Admin { socket: None, http: Some(http) });
-    assert!(again.is_ok_and(|doors| doors.http.is_some()));
+    // A connection of another test may have got the port for a moment.
+    eventually(|| {
+        Doors::open(&plan::Admin { socket: None, http: Some(http) }).is_ok_and(|doors| doors.http.is_some())
+    });
 }

@@ -9,7 +9,7 @@
 //! not at the same pace.
 
 use std::future::poll_fn;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::pin;
 use std::process::Command;
@@ -40,7 +40,7 @@ const FRESH: u32 = 100;
 const AT_ONCE: usize = 48;
 
 /// What is dropped may need a turn of the loop or two until the kernel has let go of it.
-const SETTLED_WITHIN: Duration = Duration::from_secs(5);
+const SETTLED_WITHIN: Duration = Duration::from_secs(30);
 
 /// What a client's socket takes at the narrow listener: less than a read, so that the rest of many
 /// must be kept.
@@ -137,6 +137,7 @@ fn in_a_process_of_its_own(name: &str, test: impl FnOnce()) {
 }
 
 fn tear_down(driver: Driver) {
+    let (server_port, _claim) = server_port();
     let before = open_descriptors();
     let seed = std::env::var("TIDEGATE_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(|| fastrand::u64(..));
@@ -149,7 +150,7 @@ fn tear_down(driver: Driver) {
     let shared = Arc::new(Shared {
         seed,
         fronts: fronts.each_ref().map(|front| socket::local_address(front.as_fd()).expect("its address")),
-        server_port: server_port(),
+        server_port,
         silent,
         words,
         scenes: (0..STORM + FRESH).map(|_| AtomicBool::new(false)).collect(),
@@ -376,11 +377,13 @@ fn silent_server() -> (SocketAddr, Vec<OwnedFd>) {
     (address, held)
 }
 
-/// A port at which every address of loopback is free: below the range of outgoing connections.
-fn server_port() -> u16 {
+/// A port at which every address of loopback is free: below the range of outgoing connections, and claimed by a UDP
+/// socket of the same number, as the tests of the daemon do, for whoever else tests at the same time.
+fn server_port() -> (u16, UdpSocket) {
+    let claim = |port| Some((port, UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).ok()?));
     (0..1000)
-        .map(|_| fastrand::u16(12_000..32_000))
-        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+        .filter_map(|_| claim(fastrand::u16(12_000..32_000)))
+        .find(|(port, _)| TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)).is_ok())
         .expect("a free port")
 }
 

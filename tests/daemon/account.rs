@@ -191,7 +191,7 @@ fn only_abnormal_ends_are_logged_when_asked() {
 /// A stopped machine goes on where it was: what came meanwhile counts before the time that passed.
 #[test]
 fn a_byte_that_came_while_the_daemon_stood_still_keeps_its_connection() {
-    let (mut daemon, mut client, mut server) = through("idle_timeout = \"1s\"", "");
+    let (mut daemon, mut client, mut server) = through("idle_timeout = \"3s\"", "");
     client.write_all(b"a").unwrap();
     server.read_exact(&mut [0]).unwrap();
     daemon.signal(Signal::SIGSTOP);
@@ -204,7 +204,7 @@ fn a_byte_that_came_while_the_daemon_stood_still_keeps_its_connection() {
         std::fs::read_dir(&threads).unwrap().all(is_stopped).then_some(())
     });
     client.write_all(b"b").unwrap();
-    std::thread::sleep(Duration::from_millis(1500)); // not a wait for anything: the pause is the scene
+    std::thread::sleep(Duration::from_millis(3500)); // not a wait for anything: the pause is the scene
     daemon.signal(Signal::SIGCONT);
     server.read_exact(&mut [0]).expect("the connection was not silent");
     server.write_all(b"c").unwrap();

@@ -7,7 +7,7 @@ use crate::peers::{Client, Greeter, config, config_at};
 use crate::support::record::word;
 use crate::support::{Daemon, PATIENCE, eventually};
 
-const CHECKED: &str = "health_check = { interval = \"50ms\", timeout = \"50ms\", rise = 1, fall = 1 }";
+const CHECKED: &str = "health_check = { interval = \"50ms\", timeout = \"5s\", rise = 1, fall = 1 }";
 
 fn lines(affinity: &str) -> String {
     format!("balance = \"round-robin\"\naffinity = {{ {affinity} }}\n{CHECKED}")

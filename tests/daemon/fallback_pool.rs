@@ -8,7 +8,7 @@ use crate::peers::{Client, Greeter, config, config_at, dead, nobody};
 use crate::support::record::{failed_attempts, field, word};
 use crate::support::{Daemon, PATIENCE, eventually};
 
-const CHECKED: &str = "health_check = { interval = \"50ms\", timeout = \"50ms\", rise = 1, fall = 1 }";
+const CHECKED: &str = "health_check = { interval = \"50ms\", timeout = \"5s\", rise = 1, fall = 1 }";
 
 /// Pools beyond the first, `p`: name, servers and other lines.
 fn and(text: String, pools: &[(&str, String, &str)]) -> String {

@@ -116,7 +116,7 @@ fn who_is_silent_holds_a_place_under_max_connections_and_gives_it_back() {
 fn a_drain_waits_for_who_has_not_spoken_yet_and_cuts_it_at_its_deadline() {
     let server = Greeter::start("a");
     let (text, front) = config(&[server.toml()], "first_byte_timeout = \"1h\"", "");
-    let mut daemon = Daemon::start(&format!("[process]\ndrain_timeout = \"500ms\"\n\n{text}"));
+    let mut daemon = Daemon::start(&format!("[process]\ndrain_timeout = \"4s\"\n\n{text}"));
     let (mut speaks, mut silent) = (connect(front), connect(front));
     eventually("both to be let in", PATIENCE, || (active(&daemon) == 2.0).then_some(()));
     daemon.signal(Signal::SIGTERM);

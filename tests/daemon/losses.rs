@@ -96,26 +96,21 @@ fn a_server_that_does_not_answer_holds_up_no_line() {
 fn a_client_between_two_attempts_sees_a_server_come_up() {
     let (mut gone, late) = (Greeter::start("gone"), nobody());
     // One that was up stays so for a thousand failures.
-    let check = "retry = { attempts = 100, backoff = \"5s\", max_backoff = \"5s\", deadline = \"30s\" }\n\
-                 [pool.p.health_check]\ninterval = \"50ms\"\ntimeout = \"50ms\"\nrise = 1\nfall = 1000";
+    let check = "retry = { attempts = 100, backoff = \"10m\", max_backoff = \"10m\", deadline = \"1h\" }\n\
+                 [pool.p.health_check]\ninterval = \"50ms\"\ntimeout = \"5s\"\nrise = 1\nfall = 1000";
     let servers = [gone.toml(), named("late", late)];
     let (text, front) = config(&servers, "", check);
     let daemon = Daemon::start(&text);
     wait_until_up(&daemon, "gone", true);
     wait_until_up(&daemon, "late", false);
     gone.stop_listening();
-    let begun = Instant::now();
     let client = come(front);
     eventually("a refusal", PATIENCE, || {
         (daemon.metric("tidegate_server_connect_failures_total", &[]) == 1.0).then_some(())
     });
     let _late = Greeter::at("late", late);
+    // Its own pause lasts for minutes, and its patience does not.
     assert_eq!(client.join().unwrap().expect("it only waited").server, "late");
-    assert!(
-        begun.elapsed() < Duration::from_millis(2400),
-        "before its pause was over: {:?}",
-        begun.elapsed()
-    );
 }
 
 /// The bug: a connection that was being made when its server went down was in nobody's list, and stayed.
@@ -124,7 +119,7 @@ fn a_server_that_goes_down_while_it_is_connected_to_gets_nobody() {
     let (hole, mut health) = (BlackHole::start(), Greeter::start("health"));
     let pool = format!(
         "connect_timeout = \"15s\"\non_server_down = \"close-connections\"\n\
-         [pool.p.health_check]\nport = {}\ninterval = \"50ms\"\ntimeout = \"50ms\"\nrise = 1\nfall = 1",
+         [pool.p.health_check]\nport = {}\ninterval = \"50ms\"\ntimeout = \"5s\"\nrise = 1\nfall = 1",
         health.address.port()
     );
     let server = named("hole", hole.address);
@@ -147,37 +142,37 @@ fn a_server_that_goes_down_while_it_is_connected_to_gets_nobody() {
 /// The bug: the time to drain ran on from the first time that the server went down.
 #[test]
 fn a_server_that_was_back_meanwhile_has_its_whole_time_to_drain_again() {
-    const DRAIN: Duration = Duration::from_millis(1500);
+    const DRAIN: Duration = Duration::from_secs(4);
     let mut server = Greeter::start("lost");
     let address = server.address;
     let pool = |policy: &str| {
         format!(
-            "on_server_down = \"{policy}\"\n[pool.p.health_check]\ninterval = \"50ms\"\ntimeout = \"50ms\"\n\
+            "on_server_down = \"{policy}\"\n[pool.p.health_check]\ninterval = \"50ms\"\ntimeout = \"5s\"\n\
              rise = 1\nfall = 1"
         )
     };
-    let (text, front) = config(&[server.toml()], "", &pool("drain 1500ms"));
+    let (text, front) = config(&[server.toml()], "", &pool("drain 4s"));
     let mut daemon = Daemon::start(&text);
     let mut client = Client::connect(front).unwrap();
     let down = |daemon: &Daemon, server: &mut Greeter| {
+        let before = Instant::now();
         server.stop_listening();
         wait_until_up(daemon, "lost", false);
-        Instant::now()
+        (before, Instant::now())
     };
     down(&daemon, &mut server);
     let mut back = Greeter::at("back", address);
     wait_until_up(&daemon, "lost", true);
-    let again = down(&daemon, &mut back);
+    let (again, _) = down(&daemon, &mut back);
     client.echo(b"still here").unwrap();
     client.farewell().expect_err("its time is over");
-    // The worker may have heard of it a little before the metric said so.
-    assert!(again.elapsed() >= DRAIN - Duration::from_millis(200), "{:?}", again.elapsed());
+    assert!(again.elapsed() >= DRAIN, "{:?}", again.elapsed());
 
     // What a reload says counts at the end of that time, too.
     let mut third = Greeter::at("third", address);
     wait_until_up(&daemon, "lost", true);
     let mut kept = Client::connect(front).unwrap();
-    let gone = down(&daemon, &mut third);
+    let (_, gone) = down(&daemon, &mut third);
     daemon.reload(&config_at(front, &[named("lost", address)], "", &pool("keep")));
     while gone.elapsed() < DRAIN + Duration::from_millis(300) {
         kept.echo(b"still here").unwrap();
@@ -190,7 +185,7 @@ fn a_server_that_was_back_meanwhile_has_its_whole_time_to_drain_again() {
 fn a_check_that_passes_ends_the_doubt_of_one_failure() {
     let (a, b, health) = (nobody(), Greeter::start("b"), Greeter::start("health"));
     let check = format!(
-        "[pool.p.health_check]\nport = {}\ninterval = \"20ms\"\ntimeout = \"20ms\"\nfall = 1000",
+        "[pool.p.health_check]\nport = {}\ninterval = \"20ms\"\ntimeout = \"5s\"\nfall = 1000",
         health.address.port()
     );
     let servers = [named("a", a), format!("{{ name = \"b\", address = \"{}\", tier = 1 }}", b.address)];

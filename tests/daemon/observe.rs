@@ -17,7 +17,7 @@ fn json(output: &std::process::Output) -> Value {
 fn status_and_servers_tell_the_live_state() {
     let server = Greeter::start("alive");
     let dead = format!("{{ name = \"dead\", address = \"{}\" }}", nobody());
-    let check = "[pool.p.health_check]\ninterval = \"50ms\"\ntimeout = \"50ms\"\nrise = 1\nfall = 1";
+    let check = "[pool.p.health_check]\ninterval = \"50ms\"\ntimeout = \"5s\"\nrise = 1\nfall = 1";
     let (text, front) = config(&[server.toml(), dead], "", check);
     let daemon = Daemon::start(&text);
     let _open = Client::connect(front).unwrap();
@@ -101,7 +101,8 @@ fn usage_errors_are_exit_2_and_help_is_exit_0() {
 
 #[test]
 fn the_demo_ends_well() {
-    let output = Command::new(env!("CARGO_BIN_EXE_tidegate")).args(["demo", "--for", "4s"]).output().unwrap();
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_tidegate")).args(["demo", "--for", "12s"]).output().unwrap();
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{told}\n{}", String::from_utf8_lossy(&output.stderr));
     for part in ["birch stops", "birch down", "birch is back", "clients saw 0 errors"] {

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 
 use crate::checks::{Scripted, message_when};
 use crate::peers::config;
-use crate::support::{Daemon, PATIENCE, eventually, free_port, listen};
+use crate::support::{Daemon, PATIENCE, eventually, free_port, http, listen};
 
 const PING: &str =
     "type = \"send-expect\"\nsteps = [{ send = \"PING\", expect = \"PONG\" }]\njitter = \"0%\"\n";
@@ -44,10 +44,10 @@ impl Gated {
         self.came.lock().unwrap().len()
     }
 
-    /// The shortest time between two checks in a row, of those after the first `from`.
-    fn shortest_gap(&self, from: usize) -> Duration {
+    /// From the check of that number to the one that many after it.
+    fn time_of(&self, from: usize, checks: usize) -> Duration {
         let came = self.came.lock().unwrap();
-        came[from..].windows(2).map(|pair| pair[1] - pair[0]).min().unwrap()
+        came[from + checks] - came[from]
     }
 }
 
@@ -67,8 +67,9 @@ fn a_server_is_asked_seldom_while_it_is_up_and_often_once_something_is_wrong() {
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?} for 20 failures", begun.elapsed());
 
     let from = server.count();
-    eventually("checks of a server that is down", PATIENCE, || (server.count() >= from + 4).then_some(()));
-    assert!(server.shortest_gap(from) > Duration::from_millis(150), "{:?}", server.shortest_gap(from));
+    eventually("checks of a server that is down", PATIENCE, || (server.count() > from + 8).then_some(()));
+    // One that comes late shortens the time to the next; over eight of them that does not matter.
+    assert!(server.time_of(from, 8) > Duration::from_millis(1200), "{:?}", server.time_of(from, 8));
 
     server.is_shut.store(false, Ordering::SeqCst);
     let begun = Instant::now();
@@ -97,9 +98,16 @@ fn two_pools_that_check_a_server_alike_ask_it_once_and_both_know() {
         &format!("interval = \"50ms\"\ntimeout = \"5s\"\nrise = 1\nfall = 1\n{PING}"),
     ));
     eventually("twenty checks", PATIENCE, || (passed(&daemon, "p") >= 20).then_some(()));
-    let (at_p, at_q, asked) = (passed(&daemon, "p"), passed(&daemon, "q"), server.count());
+    let metrics = daemon.http_get("/metrics").body; // of one moment
+    let passed = |pool: &str| {
+        let labels = [("pool", pool), ("result", "ok")];
+        http::metric(&metrics, "tidegate_health_check_total", &labels) as usize
+    };
+    let (at_p, at_q, asked) = (passed("p"), passed("q"), server.count());
     assert!((at_p..=at_p + 1).contains(&at_q), "each has an account of its own: {at_p} and {at_q}");
-    assert!(asked < at_p + at_p / 2, "{asked} checks for {at_p} results of each pool");
+    // Those that came since that moment, and the one that was under way, are not among its results.
+    let since = self::passed(&daemon, "p") - at_p + 1;
+    assert!(asked < at_p + at_p / 2 + since, "{asked} checks for {at_p} results of each pool");
 
     server.is_shut.store(true, Ordering::SeqCst);
     let up = |pool| daemon.metric("tidegate_server_up", &[("pool", pool)]);
@@ -143,8 +151,8 @@ fn checks_that_began_together_do_not_go_in_step() {
     });
     let servers: Vec<_> = (1..=40).map(|host| format!("\"127.0.0.{host}:{port}\"")).collect();
     let daemon = Daemon::start(&config(&servers, "", "[pool.p.health_check]\ninterval = \"1s\"").0);
-    let came = eventually("four rounds", PATIENCE, || {
-        Some(came.lock().unwrap().clone()).filter(|came| came.len() >= 160)
+    let came = eventually("seven rounds", PATIENCE, || {
+        Some(came.lock().unwrap().clone()).filter(|came| came.len() >= 280)
     });
     drop(daemon);
     let busiest = |came: &[Instant]| {
@@ -153,7 +161,10 @@ fn checks_that_began_together_do_not_go_in_step() {
         };
         came.iter().map(within).max().unwrap()
     };
-    assert!(busiest(&came[80..]) <= 20, "{} of 40 within a tenth of the interval", busiest(&came[80..]));
+    // Whoever goes in step does so in every round. What a stall of this machine has put off comes together, too,
+    // but in that round alone.
+    let calmest = came[80..].chunks_exact(40).map(busiest).min().unwrap();
+    assert!(calmest <= 20, "{calmest} of 40 within a tenth of the interval");
 }
 
 /// Each holds a descriptor, so a thousand servers that hang must not take a thousand.

@@ -58,8 +58,10 @@ fn a_hundred_reloads_under_load_break_nothing() {
     for client in &mut stays {
         client.echo(b"untouched").unwrap();
     }
-    let after = daemon.resources();
-    assert!(after.threads <= before.threads + 1, "one thread may have been made to read files");
+    // One thread may have been made to read files, or two where the first had not yet lain down; idle ones end.
+    eventually("threads to be given back", PATIENCE, || {
+        (daemon.resources().threads <= before.threads + 1).then_some(())
+    });
     eventually("descriptors to be given back", PATIENCE, || {
         (daemon.resources().descriptors <= before.descriptors + 4).then_some(())
     });
@@ -81,7 +83,7 @@ fn counts_and_limits_outlive_a_reload() {
 
 #[test]
 fn a_server_that_was_down_stays_down_over_a_reload() {
-    let check = "[pool.p.health_check]\ninterval = \"50ms\"\ntimeout = \"50ms\"\nrise = 1\nfall = 1";
+    let check = "[pool.p.health_check]\ninterval = \"50ms\"\ntimeout = \"5s\"\nrise = 1\nfall = 1";
     let server = Greeter::start("alive");
     let dead = format!("{{ name = \"dead\", address = \"{}\" }}", nobody());
     let servers = [dead, server.toml()];

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use crate::peers::{Client, Greeter, config, config_at};
 use crate::support::{Daemon, PATIENCE, eventually};
 
-const CHECKED: &str = "health_check = { interval = \"50ms\", timeout = \"50ms\", rise = 1, fall = 1 }";
+const CHECKED: &str = "health_check = { interval = \"50ms\", timeout = \"5s\", rise = 1, fall = 1 }";
 
 /// How many of that many clients a server of that name serves.
 fn share(front: SocketAddr, clients: usize, name: &str) -> usize {

@@ -127,7 +127,7 @@ fn a_dead_canary_costs_no_client_its_connection_and_the_record_tells() {
 fn a_canary_that_is_down_by_its_checks_is_not_even_tried() {
     let main = Greeter::start("main");
     let (text, front) = config(&[main.toml()], &canary("share = \"100%\""), "");
-    let check = "health_check = { interval = \"50ms\", timeout = \"50ms\", rise = 1, fall = 1 }";
+    let check = "health_check = { interval = \"50ms\", timeout = \"5s\", rise = 1, fall = 1 }";
     let daemon = Daemon::start(&and_next(&text, &dead("n1"), check));
     eventually("the canary to be down", PATIENCE, || {
         (daemon.metric("tidegate_pool_servers", &[("pool", "next"), ("state", "down")]) == 1.0).then_some(())
@@ -172,7 +172,7 @@ fn a_canary_for_which_others_wait_is_not_asked() {
 
 #[test]
 fn when_neither_side_has_a_server_the_main_pool_says_so() {
-    let check = "health_check = { interval = \"50ms\", timeout = \"50ms\", rise = 1, fall = 1 }";
+    let check = "health_check = { interval = \"50ms\", timeout = \"5s\", rise = 1, fall = 1 }";
     let (text, front) = config(&[dead("a")], &canary("share = \"100%\""), check);
     let daemon = Daemon::start(&and_next(&text, &dead("n1"), ""));
     eventually("the main pool to be down", PATIENCE, || {

@@ -80,7 +80,7 @@ fn a_server_that_is_back_is_tried_and_then_serves_as_before() {
 #[test]
 fn no_more_clients_than_trials_wait_for_a_server_that_may_be_dead() {
     let hole = BlackHole::start();
-    let breaker = "connect_timeout = \"1s\"\nretry = { attempts = 1 }\n\
+    let breaker = "connect_timeout = \"4s\"\nretry = { attempts = 1 }\n\
                    [pool.p.circuit_breaker]\nfailures = 2\nopen_for = \"100ms\"\nhalf_open_trials = 2";
     let (text, front) = config(&[named("hole", hole.address)], "", breaker);
     let daemon = Daemon::start(&text);
@@ -105,7 +105,8 @@ fn a_server_that_resets_before_its_first_byte_is_taken_out_and_says_why() {
     let (server, slammer) = (Greeter::start("alive"), Slammer::start());
     let rules = "balance = \"round-robin\"\n[pool.p.outlier_detection]\nconsecutive_failures = 3";
     let (text, front) = config(&[named("slams", slammer.address), server.toml()], "", rules);
-    let daemon = Daemon::start(&text);
+    // The verdict follows upon the reset that the client sees: another worker could send somebody there in between.
+    let daemon = Daemon::start(&format!("[process]\nworkers = 1\n\n{text}"));
     let met = (0..100).filter(|_| Client::connect(front).is_err()).count();
     assert_eq!(slammer.taken(), 3, "the failures that it took, and not one more");
     assert!(met <= 3, "a reset that comes at once is still a failed connect, which a retry hides");
@@ -124,16 +125,19 @@ fn an_ejected_server_comes_back_and_the_next_time_is_out_for_longer() {
                  [pool.p.outlier_detection]\nconsecutive_failures = 1\neject_for = \"400ms\"";
     let (text, front) = config(&[named("slams", slammer.address), server.toml()], "", rules);
     let daemon = Daemon::start(&text);
-    let mut met = Vec::new();
+    // Each lies between the look before it, which counted one less, and the look that counts it.
+    let (mut met, mut before) = (Vec::new(), Instant::now());
     eventually("three ejections", PATIENCE, || {
         let _ = Client::connect(front);
+        let now = Instant::now();
         if ejections(&daemon) > met.len() as f64 {
-            met.push(Instant::now());
+            met.push((before, Instant::now()));
         }
+        before = now;
         (met.len() == 3).then_some(())
     });
-    let (first, second) = (met[1] - met[0], met[2] - met[1]);
-    assert!(first.as_millis() >= 300 && second.as_millis() >= 700, "{first:?}, then {second:?}");
+    let (first, second) = (met[1].1 - met[0].0, met[2].1 - met[1].0);
+    assert!(first.as_millis() >= 400 && second.as_millis() >= 800, "{first:?}, then {second:?}");
 }
 
 #[test]
@@ -194,14 +198,13 @@ fn a_server_that_refuses_is_asked_again_and_the_client_only_waits() {
 
 #[test]
 fn nothing_is_tried_any_more_after_the_deadline() {
-    let retry =
-        "retry = { attempts = 100, backoff = \"20ms\", max_backoff = \"20ms\", deadline = \"300ms\" }";
+    let retry = "retry = { attempts = 100, backoff = \"100ms\", max_backoff = \"100ms\", deadline = \"2s\" }";
     let (text, front) = config(&[named("dead", nobody())], "", retry);
     let daemon = Daemon::start(&text);
     Client::connect(front).expect_err("nobody is there");
     let record = &daemon.access_log_of(1)[0];
     let attempts = failed_attempts(record).len();
-    assert!((5..=31).contains(&attempts), "{attempts} attempts, each after 10 to 20 ms");
+    assert!((5..=41).contains(&attempts), "{attempts} attempts, each after 50 to 100 ms");
     assert_eq!(word(record, "close.reason"), "server_refused", "it was the only one that was tried");
 }
 
@@ -235,7 +238,7 @@ fn a_dead_server_among_good_ones_never_uses_up_the_budget() {
     assert!(failures(&daemon, "dead") >= 249.0);
 }
 
-const CHECKED: &str = "[pool.p.health_check]\ninterval = \"50ms\"\ntimeout = \"50ms\"\nrise = 1\nfall = 1";
+const CHECKED: &str = "[pool.p.health_check]\ninterval = \"50ms\"\ntimeout = \"5s\"\nrise = 1\nfall = 1";
 
 /// A client on a server that no longer listens, and the daemon that has noticed.
 fn on_a_lost_server(what: &str) -> (Client, Daemon, Greeter) {
@@ -268,22 +271,22 @@ fn connections_of_a_server_that_goes_down_are_reset_where_that_is_asked_for() {
 #[test]
 fn connections_of_a_server_that_goes_down_have_their_time_to_drain() {
     let begun = Instant::now();
-    let (mut client, daemon, _server) = on_a_lost_server("drain 700ms");
+    let (mut client, daemon, _server) = on_a_lost_server("drain 3s");
     client.echo(b"still here").unwrap();
     assert_eq!(client.farewell().unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
-    assert!(begun.elapsed().as_millis() >= 700);
+    assert!(begun.elapsed().as_millis() >= 3000);
     assert_eq!(word(&daemon.access_log_of(1)[0], "close.reason"), "server_drained");
 }
 
 #[test]
 fn a_server_that_is_back_in_time_keeps_its_connections() {
-    let (mut client, daemon, server) = on_a_lost_server("drain 500ms");
+    let (mut client, daemon, server) = on_a_lost_server("drain 4s");
     let down = Instant::now();
     let _back = Greeter::at("back", server.address);
     eventually("the server to be up", PATIENCE, || {
         (daemon.metric("tidegate_server_up", &[("server", "lost")]) == 1.0).then_some(())
     });
-    while down.elapsed().as_millis() < 700 {
+    while down.elapsed().as_millis() < 4300 {
         client.echo(b"still here").unwrap();
     }
     client.leave().unwrap();

@@ -4,7 +4,7 @@ use crate::peers::{Client, Greeter, config, nobody};
 use crate::support::record::{failed_attempts, word};
 use crate::support::{Daemon, PATIENCE, eventually};
 
-const CHECKED: &str = "[pool.p.health_check]\ninterval = \"50ms\"\ntimeout = \"50ms\"\nrise = 1\nfall = 1";
+const CHECKED: &str = "[pool.p.health_check]\ninterval = \"50ms\"\ntimeout = \"5s\"\nrise = 1\nfall = 1";
 
 /// Its line of the configuration, with more keys.
 fn with(server: &Greeter, more: &str) -> String {

@@ -11,7 +11,7 @@ use tidegate::net::{Brake, End, Patience, Side};
 use tidegate::sys::socket;
 
 use super::bumps::Bumps;
-use super::{PATIENT, QUIET, Rig, bytes, orders, play_one};
+use super::{PATIENT, QUIET, Rig, bytes, in_time, orders, play_one};
 
 /// Lets as many bytes through from each side as the test has put into it.
 #[derive(Clone, Default)]
@@ -122,18 +122,27 @@ fn a_direction_that_is_held_back_does_not_hold_the_other() {
 /// The idle timeout would have come several times meanwhile.
 #[test]
 fn who_is_held_back_is_not_idle_and_who_is_not_is() {
-    let patience = Patience { idle: Some(Duration::from_millis(200)), half_closed: None, server: QUIET };
-    let sluice = Sluice::with_pauses_of(1000);
-    let Rig { mut client, mut server, end } = rig(patience, &sluice);
-    client.write_all(b"patience").unwrap();
-    let held_since = Instant::now();
-    std::thread::sleep(Duration::from_millis(700)); // not a wait for anything: the pause is the scene
-    sluice.open(Side::Client, 8);
-    server.read_exact(&mut [0; 8]).unwrap();
-    assert!(held_since.elapsed() >= Duration::from_millis(700));
-    // Now it is silent, and nobody holds it back.
-    assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
-    assert!(matches!(end.told().how, End::Silent { .. }));
+    const IDLE: Duration = Duration::from_millis(400);
+    in_time(|| {
+        let patience = Patience { idle: Some(IDLE), half_closed: None, server: QUIET };
+        let sluice = Sluice::with_pauses_of(2000);
+        let begun = Instant::now();
+        let Rig { mut client, mut server, end } = rig(patience, &sluice);
+        let said = client.write_all(b"patience");
+        if begun.elapsed() >= IDLE {
+            return None;
+        }
+        said.unwrap();
+        let held_since = Instant::now();
+        std::thread::sleep(IDLE * 3); // not a wait for anything: the pause is the scene
+        sluice.open(Side::Client, 8);
+        server.read_exact(&mut [0; 8]).unwrap();
+        assert!(held_since.elapsed() >= IDLE * 3);
+        // Now it is silent, and nobody holds it back.
+        assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+        assert!(matches!(end.told().how, End::Silent { .. }));
+        Some(())
+    });
 }
 
 #[test]

@@ -24,7 +24,7 @@ pool = "p"
 [pool.p]
 balance = "first"
 on_no_server = "queue"
-queue = {{ max = 200, timeout = "30s" }}
+queue = {{ max = 200, timeout = "60s" }}
 servers = [
   {{ name = "a", address = "127.0.0.1:{a}", weight = {weight_of_a} }},
   {{ name = "b", address = "127.0.0.1:{b}" }},

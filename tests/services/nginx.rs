@@ -51,9 +51,12 @@ impl Nginx {
         fs::read_to_string(self.dir.join(name)).unwrap_or_default()
     }
 
-    /// Writes a file that it serves.
+    /// Writes a file that it serves, in one step: it logs an error where one changes while it is sent.
     pub fn serve(&self, name: &str, text: &str) {
-        fs::write(self.dir.join(name), text).expect("a file to serve");
+        let fresh = self.dir.join("fresh");
+        fs::write(&fresh, text)
+            .and_then(|()| fs::rename(fresh, self.dir.join(name)))
+            .expect("a file to serve");
     }
 
     /// Cuts what is open, and returns when the port refuses.
@@ -82,7 +85,7 @@ fn config(dir: &TempDir, port: u16, more: &str) -> String {
 /// Runs wrk on `/small` for that many seconds.
 fn wrk(port: u16, seconds: u32, headers: &[&str]) -> Load {
     let mut command = Command::new("wrk");
-    command.args(["-t2", "-c64", &format!("-d{seconds}s")]);
+    command.args(["-t2", "-c64", &format!("-d{seconds}s"), "--timeout", "60s"]);
     command.args(headers.iter().flat_map(|header| ["-H", header]));
     command.arg(format!("http://127.0.0.1:{port}/small"));
     Load::start("wrk", command)

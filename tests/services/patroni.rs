@@ -99,7 +99,7 @@ name: {name}
 restapi: {{ listen: "{address}:{rest}", connect_address: "{address}:{rest}" }}
 etcd3: {{ host: "127.0.0.1:{etcd}" }}
 bootstrap:
-  dcs: {{ ttl: 20, loop_wait: 1, retry_timeout: 3 }}
+  dcs: {{ ttl: 60, loop_wait: 1, retry_timeout: 10 }}
   initdb: [{{ encoding: UTF8 }}, {{ locale: C }}]
   pg_hba: ["host all all 127.0.0.0/8 trust", "host replication all 127.0.0.0/8 trust", "local all all trust"]
 postgresql:
@@ -180,7 +180,12 @@ fn the_example_follows_a_switchover_by_patroni() {
     assert_eq!(sessions(write, 40, 8), Vec::<String>::new(), "nobody fails afterwards");
     assert_eq!(is_in_recovery(write), "f\n");
 
-    let log = rig.daemon.access_log();
+    let metric = |name| rig.daemon.metric(name, &[]);
+    let ended = eventually("all connections to end", PATIENCE, || {
+        let closed = metric("tidegate_connections_closed_total");
+        (closed == metric("tidegate_listener_connections_total")).then_some(closed)
+    });
+    let log = rig.daemon.access_log_of(ended as usize);
     let exposed = on(&log, "pg1").into_iter().filter(|record| stopped.cut_into(record)).count();
     assert!(failed.len() <= exposed, "{} of those on the old leader failed: {failed:?}", failed.len());
     let served: Vec<_> = on(&log, "pg2").into_iter().filter(|record| record["pool"] == "primary").collect();

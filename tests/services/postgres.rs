@@ -9,7 +9,7 @@ use std::thread;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::rig::{Check, Load, Rig, Stopped, wait_for_port, wait_for_refusal};
+use crate::rig::{Check, Load, Rig, Stopped, wait_for_refusal};
 use crate::support::proc::{self, Proc, Spec, TempDir};
 use crate::support::record::{failed_attempts, word};
 use crate::support::{PATIENCE, eventually, free_port};
@@ -112,9 +112,19 @@ fn postmaster(dir: &TempDir, port: u16) -> Proc {
     // SIGQUIT is the immediate shutdown: nothing in this directory is worth a clean one.
     let spec = Spec { name: "postgres".into(), command, user: Some(USER), end: Signal::SIGQUIT };
     let mut process = Proc::start(&spec, dir.path()).expect("the postmaster starts");
-    wait_for_port(port, || process.try_wait().is_none());
-    eventually("PostgreSQL to answer", PATIENCE, || query(port).status.success().then_some(()));
+    eventually("PostgreSQL to be ready", PATIENCE, || {
+        assert!(process.try_wait().is_none(), "the postmaster has ended:\n{}", process.stderr());
+        is_ready(dir, process.pid()).then_some(())
+    });
+    assert_eq!(query(port).stdout, b"42\n");
     process
+}
+
+/// What `pg_ctl start` waits for. Whoever asks sooner is turned away, and is in the server's log for it.
+fn is_ready(dir: &TempDir, postmaster: u32) -> bool {
+    let told = fs::read_to_string(dir.join("data/postmaster.pid")).unwrap_or_default();
+    let lines: Vec<_> = told.lines().map(str::trim).collect();
+    lines.first() == Some(&postmaster.to_string().as_str()) && lines.get(7) == Some(&"ready")
 }
 
 /// A program of the newest PostgreSQL here: Debian keeps them out of the way of `PATH`.
@@ -140,7 +150,7 @@ pub fn as_postgres(program: &Path) -> Command {
 fn pgbench(port: u16) -> Command {
     let mut command = Command::new("pgbench");
     command.args(["-h", "127.0.0.1", "-U", USER, "-p", &port.to_string()]);
-    command.env("PGCONNECT_TIMEOUT", "10").env("PGDATABASE", "postgres").stdin(Stdio::null());
+    command.env("PGCONNECT_TIMEOUT", "60").env("PGDATABASE", "postgres").stdin(Stdio::null());
     command
 }
 
@@ -152,7 +162,7 @@ fn query(port: u16) -> Output {
 pub fn psql(port: u16, statement: &str) -> Command {
     let mut command = Command::new("psql");
     command.args(["-X", "-A", "-t", "-h", "127.0.0.1", "-U", USER, "-d", USER, "-p", &port.to_string()]);
-    command.args(["-c", statement]).env("PGCONNECT_TIMEOUT", "10").stdin(Stdio::null());
+    command.args(["-c", statement]).env("PGCONNECT_TIMEOUT", "60").stdin(Stdio::null());
     command
 }
 
@@ -227,14 +237,14 @@ fn only_sessions_of_the_stopped_server_are_lost_and_none_afterwards() {
     let (mut a, b) = (Postgres::start(), Postgres::start());
     let rig = Rig::start(&[a.port, b.port], Check::Tcp);
 
-    let mut long = load(&rig, &["-c", "8", "-j", "2", "-T", "5"]);
+    // Long enough that the slowest machine gets to the stop before they end.
+    let mut long = load(&rig, &["-c", "8", "-j", "2", "-T", "15"]);
     // pgbench asks for the size of its tables first, on a connection that it then closes.
     eventually("eight long sessions", PATIENCE, || {
         let (total, active) = ("tidegate_listener_connections_total", "tidegate_listener_active_connections");
         (rig.daemon.metric(total, &[]) >= 9.0 && rig.daemon.metric(active, &[]) == 8.0).then_some(())
     });
-    let mut short = load(&rig, &["-C", "-c", "12", "-j", "2", "-T", "4"]);
-    // Few enough that the slowest machine gets there long before the load ends.
+    let mut short = load(&rig, &["-C", "-c", "12", "-j", "2", "-T", "10"]);
     rig.daemon.access_log_of(24);
     let stopped = Stopped::during(|| a.stop_fast());
     let (long_lost, short_lost) = (aborted(&mut long), aborted(&mut short));

@@ -78,7 +78,7 @@ fn config(port: u16, servers: &[u16], check: Check) -> String {
     }
     text += "]\n";
     if matches!(check, Check::TcpAndQueue) {
-        text += "on_no_server = \"queue\"\nqueue = { max = 200, timeout = \"20s\" }\n";
+        text += "on_no_server = \"queue\"\nqueue = { max = 200, timeout = \"60s\" }\n";
     }
     if !matches!(check, Check::RetryOnly) {
         text += "\n[pool.p.health_check]\ntype = \"tcp\"\ninterval = \"500ms\"\ntimeout = \"500ms\"\nrise = 2\nfall = 2\n";

@@ -7,7 +7,7 @@
 //! never to pipes that could block it, and is shown when the test fails.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -31,10 +31,18 @@ impl TempDir {
     /// `name` appears in its path: the first thing seen in a listing of what was left behind.
     pub fn new(name: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("tidegate-{name}-{}-{count}", std::process::id()));
-        fs::create_dir_all(&path).expect("a temporary directory");
-        TempDir(path)
+        // A process of the same number may have been killed before it could remove its own.
+        loop {
+            let count = COUNT.fetch_add(1, Ordering::Relaxed);
+            let path = std::env::temp_dir().join(format!("tidegate-{name}-{}-{count}", std::process::id()));
+            match fs::create_dir(&path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                made => {
+                    made.expect("a temporary directory");
+                    return TempDir(path);
+                }
+            }
+        }
     }
 
     pub fn path(&self) -> &Path {
@@ -172,6 +180,18 @@ fn bound_to_us(spec: &Spec) -> Command {
 /// Whether this process is root: the owner of its own `/proc` entry is its effective user.
 pub fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|ours| ours.uid() == 0)
+}
+
+/// Whether this process is root, for tests that nobody else can run. Where it is not, says aloud that the test is
+/// left out: past the harness, which keeps to itself what a test prints that does not fail.
+pub fn is_root_or_skipped() -> bool {
+    if !is_root() {
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("a test");
+        // Where nobody hears it, there is nobody to be told.
+        let _ = writeln!(io::stderr(), "test {name} ... skipped: needs root");
+    }
+    is_root()
 }
 
 /// Runs a command to its end and gives its stdout. Panics with all it said when it fails.

@@ -155,8 +155,15 @@ mod tests {
         tokio::spawn(async move { std::thread::sleep(stall) }); // the stall itself: the runtime does not turn
         let (found, _) = ask(target, &check, None).await;
         assert_eq!(found, Found::Void("our own clock was late".into()));
-        let (found, _) = ask(answering(b""), &check, None).await;
-        assert!(matches!(found, Found::Failed(_)), "{found:?}: where we run, the fault is its own");
+        // Where we run, the fault is its own. A busy machine may keep us from running now and then, but not always.
+        let mut last = Found::Ok;
+        for _ in 0..5 {
+            (last, _) = ask(answering(b""), &check, None).await;
+            if matches!(last, Found::Failed(_)) {
+                return;
+            }
+        }
+        panic!("{last:?}");
     }
 
     #[tokio::test]

@@ -16,7 +16,7 @@ use crate::net::Side;
 use crate::sys::socket;
 
 /// How long anything may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A flood that has not moved for so long has filled every buffer on its way.
 const STUCK_AFTER: Duration = Duration::from_millis(10);

@@ -27,6 +27,7 @@ fn two_hundred_checks_count_as_no_error_anywhere() {
     ask(a.port, "create user tidegate@'127.0.0.1'");
     // The test's own look whether the port is open is such a connection.
     let complaints = || a.log().matches("Aborted connection").count();
+    eventually("the word about it", PATIENCE, || (complaints() >= 1).then_some(()));
     let before = (trouble(&a), complaints());
     assert!(before.0.contains("Aborted_connects"), "{}", before.0);
     let watched = Watched::start(&[a.port], &format!("{CHECK}role = \"primary\""));

@@ -48,7 +48,7 @@ fn a_server_that_loads_its_data_is_down_until_it_has() {
         "--loading-process-events-interval-bytes",
         "1024",
     ]);
-    a.cli(&["debug", "populate", "5000", "key", "32"]);
+    a.cli(&["debug", "populate", "15000", "key", "32"]);
     let watched = Watched::start(&[a.port], "type = \"redis\"");
     watched.wait_for("a", "up", "ok");
     // Writes the data and loads it again, 0.4 ms for each key.

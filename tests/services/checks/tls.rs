@@ -171,6 +171,8 @@ fn mariadb_that_requires_tls_gets_it_and_counts_no_error() {
     ask(a.port, "create user tidegate@'127.0.0.1'");
     ask(a.port, "set global require_secure_transport = on");
     let complaints = || a.log().matches("Aborted connection").count();
+    // The test's own look whether the port is open.
+    eventually("a first one", PATIENCE, || (complaints() >= 1).then_some(()));
     let before = complaints();
     let check = "type = \"mysql\"\nuser = \"tidegate\"\nrole = \"primary\"\n";
     let watched = Watched::start(&[a.port], &format!("{check}{}", trusting(&authority.file())));

@@ -92,6 +92,8 @@ fn much(results: &[(Instant, bool)], rules: Rules) -> bool {
 #[derive(Clone, Debug, Default)]
 pub struct Out {
     beds: usize,
+    /// The pool's servers.
+    servers: Vec<u64>,
     inside: Vec<(u64, Instant)>,
 }
 
@@ -100,11 +102,14 @@ impl Out {
         // In tenths, so that no rounding is in question; and one stays.
         let tenths = (share * 10.0).round() as usize;
         self.beds = (servers.len() * tenths / 10).min(servers.len().saturating_sub(1));
+        self.servers = servers.to_vec();
         self.inside.retain(|(server, _)| servers.contains(server));
     }
 
+    /// Nobody is sent to a server that the pool has no more, though some may still be on it: it needs none.
     pub fn has_bed(&self, server: u64, now: Instant) -> bool {
-        self.inside.iter().filter(|(other, until)| now < *until && *other != server).count() < self.beds
+        let taken = self.inside.iter().filter(|(other, until)| now < *until && *other != server).count();
+        taken < self.beds && self.servers.contains(&server)
     }
 
     pub fn take_in(&mut self, server: u64, until: Instant, now: Instant) {
