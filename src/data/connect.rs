@@ -11,13 +11,14 @@ use super::accept::Places;
 use super::admit::Admitted;
 use super::failure::refusal;
 use super::route::{Step, Way};
-use super::search::{Manner, search};
+use super::search::Hunt;
 use super::visit::{Side, Visit};
 use super::wait::{may_wait, wait};
 use super::worker::Worker;
 use crate::config::plan;
 use crate::core::outcome::{Close, Reason};
 use crate::live::Permit;
+use crate::live::search::Manner;
 use crate::net::Sock;
 use crate::snapshot::Pool;
 use crate::telemetry::stats::Flow;
@@ -87,7 +88,8 @@ async fn first_found<'a>(
         let tries = visit.attempts.borrow().len();
         let is_last = !is_canary && pool.plan.fallback.is_none();
         let manner = if is_last { Manner::AgainAfterPauses } else { Manner::Once };
-        match search(client, pool, flow, manner, visit, worker).await {
+        let mut hunt = Hunt::begin(pool, flow, visit, worker);
+        match hunt.search(client, manner, visit, worker).await {
             Ok((server, lease)) => return Ok(Ok((server, lease, Arc::clone(pool)))),
             // Another pool would meet the same.
             Err(unserved) if matches!(unserved.close.reason, Reason::ClientReset | Reason::FdExhausted) => {

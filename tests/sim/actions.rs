@@ -191,7 +191,7 @@ impl World {
             }
             Stage::Pausing { .. } | Stage::InLine => {}
         }
-        let retries = client.search.as_ref().map_or(0, |search| search.retries.len());
+        let retries = client.search.as_ref().map_or(0, |search| search.met.retries);
         (0..retries).for_each(|_| self.models.retries.on_end(None, now));
         if client.waits.is_some() {
             self.models.line.leave(client.id);
@@ -237,7 +237,9 @@ impl World {
         client.waits.as_ref().is_some_and(|waits| waits.deadline <= now)
             || match &client.stage {
                 Stage::Dialling(dial) => dial.ends <= now,
-                Stage::Pausing { until } => *until <= now,
+                Stage::Pausing { until } => {
+                    *until <= now || client.search.as_ref().is_some_and(|search| search.news != self.news)
+                }
                 Stage::InLine => self.is_to_ask(client),
                 Stage::Served { .. } => false,
             }
@@ -261,8 +263,8 @@ impl World {
 
     /// What must hold after each step.
     pub fn check(&mut self) {
-        let (now, ms, over) = (self.now, self.ms() as u32, self.pool.plan.slow_start);
-        self.servers.values_mut().for_each(|server| server.check(over, now, ms));
+        let (now, over) = (self.now, self.pool.plan.slow_start);
+        self.servers.values_mut().for_each(|server| server.check(over, now));
         assert_eq!(self.listener.taken(), self.clients.len(), "clients of the listener");
         assert_eq!(self.live.line.length(), self.models.line.len(), "clients in the line");
         let mut seats = [0; WORKERS];

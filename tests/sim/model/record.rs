@@ -92,6 +92,8 @@ fn much(results: &[(Instant, bool)], rules: Rules) -> bool {
 #[derive(Clone, Debug, Default)]
 pub struct Out {
     beds: usize,
+    /// Who the pool has. One that it has no more needs no bed: nobody is sent there.
+    servers: Vec<u64>,
     inside: Vec<(u64, Instant)>,
 }
 
@@ -101,10 +103,12 @@ impl Out {
         let tenths = (share * 10.0).round() as usize;
         self.beds = (servers.len() * tenths / 10).min(servers.len().saturating_sub(1));
         self.inside.retain(|(server, _)| servers.contains(server));
+        self.servers = servers.to_vec();
     }
 
     pub fn has_bed(&self, server: u64, now: Instant) -> bool {
-        self.inside.iter().filter(|(other, until)| now < *until && *other != server).count() < self.beds
+        let others = self.inside.iter().filter(|(other, until)| now < *until && *other != server);
+        others.count() < self.beds && self.servers.contains(&server)
     }
 
     pub fn take_in(&mut self, server: u64, until: Instant, now: Instant) {
