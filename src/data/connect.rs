@@ -64,8 +64,8 @@ pub(super) struct Waiting<'a> {
 }
 
 /// A server of the first pool of the way that has one for this client; else the first line in which it
-/// may wait, or how it ended. A canary without a server costs the client nothing: neither does it wait for
-/// one there, nor does it end by it.
+/// may wait, or how it ended. A canary without a server costs the client one connect at most: neither
+/// does it wait for one there, nor does it end by it.
 async fn first_found<'a>(
     client: &Sock,
     way: Way<'a>,
@@ -86,8 +86,11 @@ async fn first_found<'a>(
             continue;
         }
         let tries = visit.attempts.borrow().len();
-        let is_last = !is_canary && pool.plan.fallback.is_none();
-        let manner = if is_last { Manner::AgainAfterPauses } else { Manner::Once };
+        let manner = match pool.plan.fallback {
+            _ if is_canary => Manner::Canary,
+            None => Manner::AgainAfterPauses,
+            Some(_) => Manner::Once,
+        };
         let mut hunt = Hunt::begin(pool, flow, visit, worker);
         match hunt.search(client, manner, visit, worker).await {
             Ok((server, lease)) => return Ok(Ok((server, lease, Arc::clone(pool)))),

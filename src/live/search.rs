@@ -50,6 +50,8 @@ pub enum Manner {
     AgainAfterPauses,
     /// Once: there is another pool to ask, or the client waits in the line, which makes the pauses.
     Once,
+    /// Once, and one failure is enough: a canary is an experiment, and costs its client one connect at most.
+    Canary,
 }
 
 /// What is to be done next.
@@ -143,7 +145,7 @@ impl<'l> Search<'l> {
             self.begin_round(now);
         }
         let rules = pool.rules();
-        match self.choose(pool, &rules, now) {
+        match self.choose(pool, &rules, manner, now) {
             Ok(next) => Step::Ask(next),
             Err(End::Enough) => Step::GiveUp,
             Err(End::NobodyLeft) => {
@@ -198,12 +200,18 @@ impl<'l> Search<'l> {
 
     /// The next server. Another worker may take the last place on it, or the last leave to try it, between
     /// the choice and the taking; then the choice is made again without that server.
-    fn choose<'p>(&mut self, pool: &impl Pool<'p>, rules: &Rules, now: Instant) -> Result<Next<'p>, End> {
+    fn choose<'p>(
+        &mut self,
+        pool: &impl Pool<'p>,
+        rules: &Rules,
+        manner: Manner,
+        now: Instant,
+    ) -> Result<Next<'p>, End> {
         let mut leave = None;
         loop {
             let (look, choice) = self.pick(pool, rules, now).ok_or(End::NobodyLeft)?;
             if leave.is_none() {
-                leave = Some(self.leave(rules, now)?);
+                leave = Some(self.leave(rules, manner, now)?);
             }
             let choice = look.known_server(rules, choice).unwrap_or(choice);
             let server = pool.server(choice.server);
@@ -239,12 +247,13 @@ impl<'l> Search<'l> {
     }
 
     /// One more attempt, while there are any, and time, and, from the second on, the pool's budget bears it.
-    fn leave(&self, rules: &Rules, now: Instant) -> Result<Option<Retry<'l>>, End> {
+    fn leave(&self, rules: &Rules, manner: Manner, now: Instant) -> Result<Option<Retry<'l>>, End> {
         if self.attempts == 0 {
             return Ok(None);
         }
+        let most = if manner == Manner::Canary { 1 } else { rules.attempts };
         let is_late = now.saturating_duration_since(self.begun) >= rules.deadline;
-        if self.attempts >= rules.attempts || is_late {
+        if self.attempts >= most || is_late {
             return Err(End::Enough);
         }
         let retry = self.live.retry(rules.budget, now);

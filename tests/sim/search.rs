@@ -75,8 +75,9 @@ impl World {
         match queue {
             Some(queue) => self.join_line(client, queue),
             None => {
-                // There may be another pool to ask.
-                let manner = if self.dice.once_in(5) { Manner::Once } else { Manner::AgainAfterPauses };
+                // There may be another pool to ask, or this one may be a canary.
+                let again = Manner::AgainAfterPauses;
+                let manner = self.dice.weighted(&[(7, again), (1, Manner::Once), (1, Manner::Canary)]);
                 client.search = Some(self.begin(client.from, manner));
                 self.go_on(client);
             }
@@ -148,7 +149,8 @@ impl World {
         let (plan, now) = (search.pool.plan.clone(), self.now);
         let id = search.pool.places[choice.server].id;
         self.trace.add("choose", format_args!("s{id} {}", choice.why));
-        assert!(search.met.asked < plan.attempts, "attempt {} of {}", search.met.asked + 1, plan.attempts);
+        let most = if search.manner == Manner::Canary { 1 } else { plan.attempts };
+        assert!(search.met.asked < most, "attempt {} of {most}", search.met.asked + 1);
         if search.met.asked > 0 {
             assert!(now - search.met.begun < plan.deadline, "s{id} is asked after the deadline");
             self.models.retries.on_take(plan.budget, true, now);
@@ -228,7 +230,8 @@ impl World {
             self.trace.add("no-retry", format_args!(""));
             return self.models.retries.on_take(plan.budget, false, now);
         }
-        if search.met.asked >= plan.attempts || is_late {
+        let has_failed_canary = search.manner == Manner::Canary && search.met.asked > 0;
+        if search.met.asked >= plan.attempts || is_late || has_failed_canary {
             return;
         }
         self.check_nobody(search);
