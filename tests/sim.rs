@@ -47,8 +47,9 @@ const STEPS: u64 = 20_000;
 const SEEDS: [u64; 4] = [1, 2, 3, 4];
 
 /// What happens in every 100,000 steps; a simulation in which it does not shows nothing.
-const WORDS: [&str; 29] = [
+const WORDS: [&str; 31] = [
     "acl-deny",
+    "after",
     "all",
     "arrives",
     "asks",
@@ -71,6 +72,7 @@ const WORDS: [&str; 29] = [
     "rate",
     "reload",
     "retry",
+    "rose",
     "served-in-line",
     "source-limit",
     "source-rate",

@@ -72,7 +72,7 @@ async fn first_found<'a>(
     visit: &Visit,
     worker: &Worker,
 ) -> Result<Result<(Sock, Permit, Arc<Pool>), Waiting<'a>>, Close> {
-    let (mut end, mut line) = (None, None);
+    let (mut end, mut line, mut asked) = (None, None, None::<Box<Hunt<'_>>>);
     for Step { pool, flow, is_canary } in way.steps() {
         if !is_canary && visit.side.get() == Side::Canary {
             way.leave_canary(visit, worker);
@@ -92,13 +92,17 @@ async fn first_found<'a>(
             Some(_) => Manner::Once,
         };
         let mut hunt = Hunt::begin(pool, flow, visit, worker);
+        // The canary may be a fallback of the main pool, too.
+        if let Some(canary) = asked.take_if(|canary| canary.is_in(pool)) {
+            hunt = hunt.after(*canary);
+        }
         match hunt.search(client, manner, visit, worker).await {
             Ok((server, lease)) => return Ok(Ok((server, lease, Arc::clone(pool)))),
             // Another pool would meet the same.
             Err(unserved) if matches!(unserved.close.reason, Reason::ClientReset | Reason::FdExhausted) => {
                 return Err(unserved.close);
             }
-            Err(_) if is_canary => {}
+            Err(_) if is_canary => asked = Some(Box::new(hunt)),
             Err(unserved) => {
                 if let Some(queue) = may_wait(&unserved, pool) {
                     line.get_or_insert(Waiting { pool, flow, queue, met: unserved.close.detail.clone() });

@@ -49,6 +49,15 @@ impl<'p> Hunt<'p> {
         Hunt { pool, flow, walk, last: None }
     }
 
+    /// After another one for the same client; see [`Search::after`].
+    pub(super) fn after(self, before: Hunt<'_>) -> Self {
+        Hunt { walk: self.walk.after(before.walk), ..self }
+    }
+
+    pub(super) fn is_in(&self, pool: &Pool) -> bool {
+        Arc::ptr_eq(&self.pool.live, &pool.live)
+    }
+
     /// Asks servers until one takes the client. What changes during a pause (a server comes up, the file is
     /// reloaded) is seen at once.
     ///

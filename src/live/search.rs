@@ -6,6 +6,7 @@
 
 use std::cell::Cell;
 use std::net::IpAddr;
+use std::ptr;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -154,6 +155,16 @@ impl<'l> Search<'l> {
                 pause.map_or(Step::GiveUp, Step::PauseUntil)
             }
         }
+    }
+
+    /// Goes on where another search of the same pool ended for the same client: whom that one asked in vain
+    /// this one does not ask again but, where it refused, after a pause. Attempts and time begin anew.
+    pub fn after(mut self, before: Search<'_>) -> Self {
+        if ptr::eq(self.live, before.live) {
+            self.refused.extend(before.refused);
+            self.silent.extend(before.silent);
+        }
+        self
     }
 
     /// A server did not take the client.

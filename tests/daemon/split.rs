@@ -136,6 +136,18 @@ fn a_canary_that_does_not_answer_costs_its_client_one_connect() {
     assert_eq!((word(record, "route"), word(record, "server")), ("canary-fallback", "main"));
 }
 
+/// The bug: a canary in the fallbacks of the main pool was asked as if this client had never been there.
+#[test]
+fn a_canary_that_is_a_fallback_too_is_not_asked_twice_by_one_client() {
+    let hole = BlackHole::start();
+    let (text, front) = config(&[dead("a")], &canary("share = \"100%\""), "fallback = \"next\"");
+    let next = named("n1", hole.address);
+    let daemon = Daemon::start(&and_next(&text, &next, "connect_timeout = \"300ms\""));
+    Client::connect(front).expect_err("nobody is there");
+    let records = daemon.access_log_of(1);
+    assert_eq!(failed_attempts(&records[0]), [("n1", "connect_timeout"), ("a", "server_refused")]);
+}
+
 #[test]
 fn a_canary_that_is_down_by_its_checks_is_not_even_tried() {
     let main = Greeter::start("main");

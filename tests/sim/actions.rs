@@ -29,6 +29,8 @@ enum Action {
     Leap,
     Check,
     Fault,
+    /// A server goes down and rises within a pause.
+    Flap,
     Reload,
 }
 
@@ -41,6 +43,7 @@ const ACTIONS: &[(u64, Action)] = &[
     (4, Action::Leap),
     (80, Action::Check),
     (12, Action::Fault),
+    (8, Action::Flap),
     (5, Action::Reload),
 ];
 
@@ -70,6 +73,7 @@ impl World {
                 self.check_server(place);
             }
             Action::Fault => self.fault(),
+            Action::Flap => self.flap(),
             Action::Reload => {
                 let mut plan = self.pool.plan.clone();
                 let what = plan.reload(&mut self.dice);
@@ -211,6 +215,21 @@ impl World {
         let id = self.pool.places[place].id;
         self.server_mut(id).truth = truth;
         self.trace.add("truth", format_args!("s{id} {truth:?}"));
+    }
+
+    /// Also the clients in a pause see each change, as it comes.
+    fn flap(&mut self) {
+        let place = self.dice.below(self.pool.places.len());
+        let (id, times) =
+            (self.pool.places[place].id, self.pool.plan.checks.map_or(0, |(up, down)| up + down));
+        for truth in [Truth::Refuses, Truth::Answers] {
+            self.server_mut(id).truth = truth;
+            self.trace.add("truth", format_args!("s{id} {truth:?}"));
+            for _ in 0..times {
+                self.check_server(place);
+                self.settle();
+            }
+        }
     }
 
     /// Whatever is due happens, until nothing more is.

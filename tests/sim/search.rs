@@ -99,6 +99,12 @@ impl World {
         }
     }
 
+    fn begin_after(&mut self, canary: Search, from: IpAddr) -> Search {
+        self.trace.add("after", format_args!("a canary"));
+        let search = self.begin(from, Manner::AgainAfterPauses);
+        Search { walk: search.walk.after(canary.walk), met: canary.met.anew(self.now), ..search }
+    }
+
     /// The next step: a connect is under way, or nobody is left.
     pub fn go_on(&mut self, mut client: Client) {
         let mut search = client.search.take().expect("only who searches goes on");
@@ -115,6 +121,11 @@ impl World {
             Step::GiveUp => {
                 self.check_end(&mut search);
                 self.end_retries(&mut search, false);
+                if search.manner == Manner::Canary && self.dice.once_in(2) {
+                    // The canary is a fallback of the main pool, too.
+                    client.search = Some(self.begin_after(search, client.from));
+                    return self.go_on(client);
+                }
                 return self.give_up(client, search);
             }
         }
@@ -127,7 +138,10 @@ impl World {
         if let Some(search) = &mut client.search {
             let (before, after) = (Rc::clone(&search.pool), Rc::clone(&self.pool));
             search.walk.on_change(&&*before, &&*after);
-            search.met.on_awake(|server| !before.has_up(server) && after.has_up(server), self.now);
+            let rose = search.met.on_awake(|server| !before.has_up(server) && after.has_up(server), self.now);
+            if rose > 0 {
+                self.trace.add("rose", format_args!("{rose} of those that failed #{}", client.id));
+            }
             search.pool = after;
             if search.met.pause_end.is_some() {
                 self.trace.add("news", format_args!("#{}", client.id));

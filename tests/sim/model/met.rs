@@ -40,6 +40,11 @@ impl Met {
         !self.refused.is_empty()
     }
 
+    /// Another search of the pool for the same client comes after this one.
+    pub fn anew(self, now: Instant) -> Self {
+        Met { refused: self.refused, silent: self.silent, ..Met::new(now) }
+    }
+
     pub fn on_ask(&mut self) {
         self.retries += usize::from(self.asked > 0);
         self.asked += 1;
@@ -50,14 +55,17 @@ impl Met {
         list.push(server);
     }
 
-    /// It was awake again, since a pause was over or those servers had come up.
-    pub fn on_awake(&mut self, has_risen: impl Fn(u64) -> bool, now: Instant) {
+    /// It is awake, since a pause is over or something has changed. How many of those that failed have risen.
+    pub fn on_awake(&mut self, has_risen: impl Fn(u64) -> bool, now: Instant) -> usize {
+        let before = self.refused.len() + self.silent.len();
         self.refused.retain(|server| !has_risen(*server));
         self.silent.retain(|server| !has_risen(*server));
+        let risen = before - self.refused.len() - self.silent.len();
         if self.pause_end.is_some_and(|end| end <= now) {
             (self.pause_end, self.refused) = (None, Vec::new());
         }
         self.was_full = false;
+        risen
     }
 
     /// The longest that the next pause may be.
