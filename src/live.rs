@@ -8,6 +8,7 @@ pub mod gate; // what a listener remembers of its clients' sources
 mod guard; // may a server be tried
 mod line; // who waits for one
 mod route; // which of them go to a canary
+pub mod search; // whom to ask for one client, step by step
 
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, Weak};

@@ -16,6 +16,7 @@ use crate::core::health;
 use crate::core::priority::{Among, Priority, Reach};
 use crate::core::slow_start::Share;
 use crate::core::split::Split;
+use crate::live::search;
 use crate::live::{ListenerLive, Loads, PoolLive, Room, RouteLive, ServerLive};
 use crate::telemetry::stats::Flow;
 
@@ -145,6 +146,42 @@ impl Pool {
     /// How much of its weight a server of this pool has.
     pub fn share(&self, server: &Server, now: impl FnOnce() -> Instant) -> Share {
         self.plan.slow_start.map_or(Share::FULL, |over| server.live.warmup.share(over, now()))
+    }
+}
+
+impl<'p> search::Pool<'p> for &'p Pool {
+    fn rules(&self) -> search::Rules {
+        let plan::Retry { attempts, backoff, max_backoff, budget, deadline } = self.plan.retry;
+        search::Rules {
+            attempts,
+            backoff,
+            max_backoff,
+            budget,
+            deadline,
+            affinity: self.plan.affinity.map(|affinity| (affinity.by, affinity.ttl)),
+            has_line: self.plan.queue.is_some(),
+            ejects: self.plan.outlier_detection.is_some(),
+        }
+    }
+
+    fn chooser(&self) -> &Chooser {
+        &self.chooser
+    }
+
+    fn size(&self) -> usize {
+        self.servers.len()
+    }
+
+    fn server(&self, place: usize) -> &'p Arc<ServerLive> {
+        &self.servers[place].live
+    }
+
+    fn is_up(&self, place: usize) -> bool {
+        self.servers[place].state == health::State::Up
+    }
+
+    fn share(&self, place: usize, now: Instant) -> Share {
+        Pool::share(self, &self.servers[place], || now)
     }
 }
 

@@ -1,9 +1,9 @@
 //! A seeded simulation of a pool's life over the cores that decide: what must hold, holds after every step.
 //!
 //! Clients come and leave, servers die, slow down, recover and flap, the file is reloaded, time leaps.
-//! What decides is the product's own; what it is asked is asked as the data plane does, without a
-//! socket. Beside each core stands a plain model, and the two must agree. All is drawn from one seed:
-//! a failure says which, and how to see it again.
+//! What decides is the product's own, the walk over the servers included; it is driven as the data plane
+//! drives it, without a socket. Beside each core stands a plain model, and the two must agree. All is drawn
+//! from one seed: a failure says which, and how to see it again.
 //!
 //! `TIDEGATE_SIM_SEED` plays that seed alone, `TIDEGATE_SIM_STEPS` sets the steps of each seed.
 
@@ -26,7 +26,7 @@ mod search; // a client's way to a server
 mod waiting; // the line before the pool
 
 #[path = "sim/view.rs"]
-mod view; // the servers as a search sees them
+mod view; // the servers as a search may see them
 
 #[path = "sim/actions.rs"]
 mod actions; // what happens, and what must hold after it
@@ -47,8 +47,9 @@ const STEPS: u64 = 20_000;
 const SEEDS: [u64; 4] = [1, 2, 3, 4];
 
 /// What happens in every 100,000 steps; a simulation in which it does not shows nothing.
-const WORDS: [&str; 27] = [
+const WORDS: [&str; 31] = [
     "acl-deny",
+    "after",
     "all",
     "arrives",
     "asks",
@@ -62,6 +63,7 @@ const WORDS: [&str; 27] = [
     "leap",
     "leaves",
     "listener-limit",
+    "news",
     "no-retry",
     "opened",
     "pause",
@@ -70,10 +72,12 @@ const WORDS: [&str; 27] = [
     "rate",
     "reload",
     "retry",
+    "rose",
     "served-in-line",
     "source-limit",
     "source-rate",
     "state",
+    "suspect",
     "unserved",
 ];
 

@@ -11,13 +11,14 @@ use super::accept::Places;
 use super::admit::Admitted;
 use super::failure::refusal;
 use super::route::{Step, Way};
-use super::search::{Manner, search};
+use super::search::Hunt;
 use super::visit::{Side, Visit};
 use super::wait::{may_wait, wait};
 use super::worker::Worker;
 use crate::config::plan;
 use crate::core::outcome::{Close, Reason};
 use crate::live::Permit;
+use crate::live::search::Manner;
 use crate::net::Sock;
 use crate::snapshot::Pool;
 use crate::telemetry::stats::Flow;
@@ -63,15 +64,15 @@ pub(super) struct Waiting<'a> {
 }
 
 /// A server of the first pool of the way that has one for this client; else the first line in which it
-/// may wait, or how it ended. A canary without a server costs the client nothing: neither does it wait for
-/// one there, nor does it end by it.
+/// may wait, or how it ended. A canary without a server costs the client one connect at most: neither
+/// does it wait for one there, nor does it end by it.
 async fn first_found<'a>(
     client: &Sock,
     way: Way<'a>,
     visit: &Visit,
     worker: &Worker,
 ) -> Result<Result<(Sock, Permit, Arc<Pool>), Waiting<'a>>, Close> {
-    let (mut end, mut line) = (None, None);
+    let (mut end, mut line, mut asked) = (None, None, None::<Box<Hunt<'_>>>);
     for Step { pool, flow, is_canary } in way.steps() {
         if !is_canary && visit.side.get() == Side::Canary {
             way.leave_canary(visit, worker);
@@ -85,15 +86,23 @@ async fn first_found<'a>(
             continue;
         }
         let tries = visit.attempts.borrow().len();
-        let is_last = !is_canary && pool.plan.fallback.is_none();
-        let manner = if is_last { Manner::AgainAfterPauses } else { Manner::Once };
-        match search(client, pool, flow, manner, visit, worker).await {
+        let manner = match pool.plan.fallback {
+            _ if is_canary => Manner::Canary,
+            None => Manner::AgainAfterPauses,
+            Some(_) => Manner::Once,
+        };
+        let mut hunt = Hunt::begin(pool, flow, visit, worker);
+        // The canary may be a fallback of the main pool, too.
+        if let Some(canary) = asked.take_if(|canary| canary.is_in(pool)) {
+            hunt = hunt.after(*canary);
+        }
+        match hunt.search(client, manner, visit, worker).await {
             Ok((server, lease)) => return Ok(Ok((server, lease, Arc::clone(pool)))),
             // Another pool would meet the same.
             Err(unserved) if matches!(unserved.close.reason, Reason::ClientReset | Reason::FdExhausted) => {
                 return Err(unserved.close);
             }
-            Err(_) if is_canary => {}
+            Err(_) if is_canary => asked = Some(Box::new(hunt)),
             Err(unserved) => {
                 if let Some(queue) = may_wait(&unserved, pool) {
                     line.get_or_insert(Waiting { pool, flow, queue, met: unserved.close.detail.clone() });

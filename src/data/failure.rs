@@ -6,6 +6,7 @@ use std::time::Duration;
 use nix::libc;
 
 use crate::core::outcome::{By, Close, How, Phase, Reason};
+use crate::live::search::Failed;
 use crate::snapshot::Server;
 
 /// How the search for a server ended without one.
@@ -79,6 +80,14 @@ impl Failure {
     /// The fault is this machine's, and another server would meet it too.
     pub(super) fn is_ours(&self) -> bool {
         self.reason == Reason::FdExhausted
+    }
+
+    /// What it says of the server: one that refused may be asked again.
+    pub(super) fn on_server(&self) -> Failed {
+        match self.reason {
+            Reason::ServerRefused | Reason::ServerReset => Failed::Refused,
+            _ => Failed::Silent,
+        }
     }
 
     pub(super) fn told_of(&self, server: &Server) -> String {

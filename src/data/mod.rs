@@ -11,7 +11,6 @@ mod first_byte; // no server before the client has spoken, where that is asked f
 mod route; // which pool serves it
 mod connect; // from pool to pool until a server takes it
 mod search; // the servers of one pool, in order of preference
-mod retry; // may this client try again?
 mod failure; // why one of them did not take it
 mod wait; // in the pool's line, when none takes it now
 mod brake; // how fast one connection may go

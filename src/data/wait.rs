@@ -14,13 +14,14 @@ use std::task::{Context, Poll};
 
 use super::connect::Waiting;
 use super::failure::Unserved;
-use super::search::{Found, Manner, search};
+use super::search::{Found, Hunt};
 use super::visit::Visit;
 use super::worker::Worker;
 use crate::config::plan::{OnNoServer, Queue};
 use crate::core::budget;
 use crate::core::outcome::{By, Close, How, Phase, Reason};
 use crate::live::Ticket;
+use crate::live::search::Manner;
 use crate::net::{Either, Sock, either};
 use crate::snapshot::Pool;
 use crate::telemetry::stats::Flow;
@@ -97,7 +98,8 @@ async fn ask_in_turn(
         let news = worker.news.rings();
         let pool = worker.pool(&before.plan.name).unwrap_or_else(|| Arc::clone(before));
         let full = full_servers(&pool);
-        match search(client, &pool, flow, Manner::Once, visit, worker).await {
+        let mut hunt = Hunt::begin(&pool, flow, visit, worker);
+        match hunt.search(client, Manner::Once, visit, worker).await {
             Ok(found) => return Ok(found),
             Err(end) if may_wait(&end, &pool).is_none() && !is_ours(&end.close) => return Err(end.close),
             Err(end) => {

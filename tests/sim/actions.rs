@@ -29,6 +29,8 @@ enum Action {
     Leap,
     Check,
     Fault,
+    /// A server goes down and rises within a pause.
+    Flap,
     Reload,
 }
 
@@ -41,6 +43,7 @@ const ACTIONS: &[(u64, Action)] = &[
     (4, Action::Leap),
     (80, Action::Check),
     (12, Action::Fault),
+    (8, Action::Flap),
     (5, Action::Reload),
 ];
 
@@ -70,6 +73,7 @@ impl World {
                 self.check_server(place);
             }
             Action::Fault => self.fault(),
+            Action::Flap => self.flap(),
             Action::Reload => {
                 let mut plan = self.pool.plan.clone();
                 let what = plan.reload(&mut self.dice);
@@ -191,7 +195,7 @@ impl World {
             }
             Stage::Pausing { .. } | Stage::InLine => {}
         }
-        let retries = client.search.as_ref().map_or(0, |search| search.retries.len());
+        let retries = client.search.as_ref().map_or(0, |search| search.met.retries);
         (0..retries).for_each(|_| self.models.retries.on_end(None, now));
         if client.waits.is_some() {
             self.models.line.leave(client.id);
@@ -211,6 +215,21 @@ impl World {
         let id = self.pool.places[place].id;
         self.server_mut(id).truth = truth;
         self.trace.add("truth", format_args!("s{id} {truth:?}"));
+    }
+
+    /// Also the clients in a pause see each change, as it comes.
+    fn flap(&mut self) {
+        let place = self.dice.below(self.pool.places.len());
+        let (id, times) =
+            (self.pool.places[place].id, self.pool.plan.checks.map_or(0, |(up, down)| up + down));
+        for truth in [Truth::Refuses, Truth::Answers] {
+            self.server_mut(id).truth = truth;
+            self.trace.add("truth", format_args!("s{id} {truth:?}"));
+            for _ in 0..times {
+                self.check_server(place);
+                self.settle();
+            }
+        }
     }
 
     /// Whatever is due happens, until nothing more is.
@@ -237,7 +256,9 @@ impl World {
         client.waits.as_ref().is_some_and(|waits| waits.deadline <= now)
             || match &client.stage {
                 Stage::Dialling(dial) => dial.ends <= now,
-                Stage::Pausing { until } => *until <= now,
+                Stage::Pausing { until } => {
+                    *until <= now || client.search.as_ref().is_some_and(|search| search.news != self.news)
+                }
                 Stage::InLine => self.is_to_ask(client),
                 Stage::Served { .. } => false,
             }
@@ -261,8 +282,8 @@ impl World {
 
     /// What must hold after each step.
     pub fn check(&mut self) {
-        let (now, ms, over) = (self.now, self.ms() as u32, self.pool.plan.slow_start);
-        self.servers.values_mut().for_each(|server| server.check(over, now, ms));
+        let (now, over) = (self.now, self.pool.plan.slow_start);
+        self.servers.values_mut().for_each(|server| server.check(over, now));
         assert_eq!(self.listener.taken(), self.clients.len(), "clients of the listener");
         assert_eq!(self.live.line.length(), self.models.line.len(), "clients in the line");
         let mut seats = [0; WORKERS];

@@ -80,14 +80,16 @@ pub struct Door {
 
 impl Plan {
     pub fn draw(dice: &mut Dice) -> Self {
+        // The longest pause: in a long one servers go down and rise.
+        let longest = dice.weighted(&[(2, 400), (1, 20_000)]);
         let mut plan = Plan {
             kind: dice.one_of(Kind::ALL),
             max_load: dice.once_in(2).then(|| dice.between(105, 300) as u32),
             attempts: dice.between(1, 6) as u32,
-            backoff: dice.ms(1, 50),
-            max_backoff: dice.ms(50, 400),
+            backoff: dice.ms(1, longest / 8),
+            max_backoff: dice.ms(longest / 8, longest),
             budget: dice.between(0, 3) as f64 / 10.0,
-            deadline: dice.ms(50, 4000),
+            deadline: dice.ms(50, longest * 10),
             connect_timeout: dice.ms(20, 600),
             queue: maybe(dice, queue),
             affinity: maybe(dice, affinity),

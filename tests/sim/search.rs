@@ -1,21 +1,20 @@
-//! A client's way to a server, as `data/search.rs` goes it, step by step and without a socket: the same
-//! questions to the same cores in the same order. Who finds nobody may wait: see `waiting.rs`.
+//! A client's way to a server: the walk is the product's, `live/search.rs`, driven without a socket. Each
+//! step is held against the models: who may be asked, when nobody is left, how long a pause may be. Who
+//! finds nobody may wait: see `waiting.rs`.
 
-use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use tidegate::core::affinity::Key;
-use tidegate::core::balance::{Ask, Choice, Field, HashKey, key};
-use tidegate::core::budget;
-use tidegate::live::{Pass, Permit, Retry, ServerLive, Tie};
+use tidegate::core::balance::{Ask, Choice, Ground, HashKey, key};
+use tidegate::live::search::{Failed, Manner, Next, Search as Walk, Step};
+use tidegate::live::{Pass, Permit};
 
 use super::model::circuit::Mark;
-use super::model::ties::Ties;
+use super::model::met::Met;
 use super::view::View;
-use super::world::{Client, Pool, PoolPlace, Server, Truth, World};
+use super::world::{Client, Pool, Server, Truth, World};
 
 /// Where a client is.
 pub enum Stage {
@@ -61,30 +60,12 @@ pub enum How {
 /// One search for a server.
 pub struct Search {
     pub pool: Rc<Pool>,
-    begun: Instant,
-    attempts: u32,
-    pub tried: Vec<u64>,
-    refused: Vec<u64>,
-    pauses: u32,
-    pub takes_suspects: bool,
-    pub has_failed: bool,
-    /// A server that could be asked had no room.
-    pub has_full: Cell<bool>,
-    /// Leave that was used: what it was good for shows at the end.
-    pub retries: Vec<Retry<'static>>,
-    ask: Ask,
-}
-
-impl Search {
-    fn is_worth_waiting(&self) -> bool {
-        self.has_full.get() && self.pool.plan.queue.is_some()
-    }
-}
-
-/// What comes of one step of a search.
-enum Next {
-    Goes(Stage),
-    Ends,
+    pub walk: Walk<'static>,
+    pub met: Met,
+    pub manner: Manner,
+    pub key: u64,
+    /// Of the pool, when it was looked at last.
+    pub news: u64,
 }
 
 impl World {
@@ -94,194 +75,190 @@ impl World {
         match queue {
             Some(queue) => self.join_line(client, queue),
             None => {
-                client.search = Some(self.begin(client.from));
+                // There may be another pool to ask, or this one may be a canary.
+                let again = Manner::AgainAfterPauses;
+                let manner = self.dice.weighted(&[(7, again), (1, Manner::Once), (1, Manner::Canary)]);
+                client.search = Some(self.begin(client.from, manner));
                 self.go_on(client);
             }
         }
     }
 
-    pub fn begin(&mut self, from: IpAddr) -> Search {
-        let ask = self.ask(from);
-        Search {
-            pool: Rc::clone(&self.pool),
-            begun: self.now,
-            attempts: 0,
-            tried: Vec::new(),
-            refused: Vec::new(),
-            pauses: 0,
-            takes_suspects: false,
-            has_failed: false,
-            has_full: Cell::new(false),
-            retries: Vec::new(),
-            ask,
-        }
-    }
-
-    fn ask(&mut self, from: IpAddr) -> Ask {
+    pub fn begin(&mut self, from: IpAddr, manner: Manner) -> Search {
         let (source, here) = (SocketAddr::new(from, 40_000), SocketAddr::from(([192, 0, 2, 1], 443)));
         let key = key(HashKey::SourceIp, source, here);
         self.models.retries.on_connection(self.now);
-        Ask { key, random: self.dice.roll(), turn: self.live.next_turn() }
-    }
-
-    /// The next attempt, until one is under way, or nobody is left.
-    pub fn go_on(&mut self, mut client: Client) {
-        let mut search = client.search.take().expect("only who searches goes on");
-        let next = self.next(&mut search, client.from, client.waits.is_some());
-        match next {
-            Next::Goes(stage) => {
-                client.stage = stage;
-                client.search = Some(search);
-                self.clients.insert(client.id, client);
-            }
-            Next::Ends => {
-                self.end_retries(&mut search, false);
-                self.give_up(client, search);
-            }
+        let ask = Ask { key, random: self.dice.roll(), turn: self.live.next_turn() };
+        Search {
+            pool: Rc::clone(&self.pool),
+            walk: Walk::begin(self.live, from, ask, self.now),
+            met: Met::new(self.now),
+            manner,
+            key,
+            news: self.news,
         }
     }
 
-    /// A pause is over: a new round, over the pool as it is now, also of those that refused.
+    fn begin_after(&mut self, canary: Search, from: IpAddr) -> Search {
+        self.trace.add("after", format_args!("a canary"));
+        let search = self.begin(from, Manner::AgainAfterPauses);
+        Search { walk: search.walk.after(canary.walk), met: canary.met.anew(self.now), ..search }
+    }
+
+    /// The next step: a connect is under way, or nobody is left.
+    pub fn go_on(&mut self, mut client: Client) {
+        let mut search = client.search.take().expect("only who searches goes on");
+        let (dice, now) = (&mut self.dice, self.now);
+        match search.walk.next(&&*search.pool, search.manner, now, || dice.roll()) {
+            Step::Ask(next) => {
+                self.check_ask(&mut search, client.from, &next.choice);
+                client.stage = Stage::Dialling(self.dial(&search, next));
+            }
+            Step::PauseUntil(until) => {
+                self.check_pause(&mut search, until);
+                client.stage = Stage::Pausing { until };
+            }
+            Step::GiveUp => {
+                self.check_end(&mut search);
+                self.end_retries(&mut search, false);
+                if search.manner == Manner::Canary && self.dice.once_in(2) {
+                    // The canary is a fallback of the main pool, too.
+                    client.search = Some(self.begin_after(search, client.from));
+                    return self.go_on(client);
+                }
+                return self.give_up(client, search);
+            }
+        }
+        client.search = Some(search);
+        self.clients.insert(client.id, client);
+    }
+
+    /// A pause is over, or something has changed: a new round, over the pool as it is now.
     pub fn again(&mut self, mut client: Client) {
         if let Some(search) = &mut client.search {
-            search.pool = Rc::clone(&self.pool);
-            search.tried.retain(|server| !search.refused.contains(server));
-            search.refused.clear();
-            search.takes_suspects = false;
-            search.has_full.set(false);
+            let (before, after) = (Rc::clone(&search.pool), Rc::clone(&self.pool));
+            search.walk.on_change(&&*before, &&*after);
+            let rose = search.met.on_awake(|server| !before.has_up(server) && after.has_up(server), self.now);
+            if rose > 0 {
+                self.trace.add("rose", format_args!("{rose} of those that failed #{}", client.id));
+            }
+            search.pool = after;
+            if search.met.pause_end.is_some() {
+                self.trace.add("news", format_args!("#{}", client.id));
+            }
+            search.news = self.news;
         }
         self.go_on(client);
     }
 
-    fn next(&mut self, search: &mut Search, from: IpAddr, is_once: bool) -> Next {
-        if search.attempts >= search.pool.plan.attempts {
-            return Next::Ends;
-        }
-        if search.attempts > 0 {
-            let Some(retry) = self.retry(search) else { return Next::Ends };
-            search.retries.push(retry);
-        }
-        if let Some(next) = self.choose(search, from) {
-            search.attempts += 1;
-            return self.dial(next);
-        }
-        // A retry that found nobody to ask costs nothing.
-        if search.retries.pop().is_some() {
-            self.models.retries.on_end(None, self.now);
-        }
-        let plan = &search.pool.plan;
-        if is_once || search.refused.is_empty() || search.is_worth_waiting() {
-            return Next::Ends;
-        }
-        let pause = budget::pause(plan.backoff, plan.max_backoff, search.pauses, self.dice.roll());
-        let whole = plan.backoff.saturating_mul(1 << search.pauses.min(20)).min(plan.max_backoff);
-        assert!(whole / 2 <= pause && pause <= whole, "a pause of {pause:?} for {whole:?}");
-        search.pauses += 1;
-        if self.now + pause >= search.begun + plan.deadline {
-            return Next::Ends;
-        }
-        self.trace.add("pause", format_args!("{pause:?}"));
-        Next::Goes(Stage::Pausing { until: self.now + pause })
-    }
-
     fn end_retries(&mut self, search: &mut Search, found: bool) {
-        for retry in search.retries.drain(..) {
-            retry.end(found, self.now);
+        search.walk.end(found, self.now);
+        for _ in 0..std::mem::take(&mut search.met.retries) {
             self.models.retries.on_end(Some(found), self.now);
         }
     }
 
-    fn retry(&mut self, search: &Search) -> Option<Retry<'static>> {
-        let plan = &search.pool.plan;
-        if self.now - search.begun >= plan.deadline {
-            return None;
-        }
-        let retry = self.live.retry(plan.budget, self.now);
-        self.models.retries.on_take(plan.budget, retry.is_some(), self.now);
-        self.trace.add(if retry.is_some() { "retry" } else { "no-retry" }, format_args!(""));
-        retry
-    }
-
-    fn choose(&mut self, search: &mut Search, from: IpAddr) -> Option<(u64, Permit, Pass<'static>)> {
-        let choice = self.pick(search)?;
-        let choice = self.known_server(search, from, choice);
-        let place = &search.pool.places[choice.server];
-        let (id, live) = (place.id, self.server(place.id).live);
-        search.tried.push(id);
+    /// The walk asks a server: may it, and that one.
+    fn check_ask(&mut self, search: &mut Search, from: IpAddr, choice: &Choice) {
+        let (plan, now) = (search.pool.plan.clone(), self.now);
+        let id = search.pool.places[choice.server].id;
         self.trace.add("choose", format_args!("s{id} {}", choice.why));
-        let lease = live.room.take().expect("it is not full");
-        let pass = live.guard.enter(self.now).expect("its breaker is not open");
-        self.server_mut(id).has += 1;
-        Some((id, lease, pass))
-    }
-
-    fn pick(&mut self, search: &mut Search) -> Option<Choice> {
-        loop {
-            let view = View { world: self, search };
-            let choice = search.pool.chooser.pick(&search.ask, &view);
-            let candidates = view.candidates();
-            match &choice {
-                Some(choice) => {
-                    assert!(candidates.contains(&choice.server), "{choice:?} is none of {candidates:?}");
-                    let key = view.check_manner(choice, &candidates);
-                    if let Some((among, id)) = key {
-                        let before = self.models.memo.insert((among, search.ask.key), id);
-                        assert!(before.is_none_or(|before| before == id), "a key moved to s{id} for nothing");
-                    }
-                    return Some(*choice);
-                }
-                None => assert!(candidates.is_empty(), "nobody, though there are {candidates:?}"),
-            }
-            let are_in_doubt = search.pool.plan.guard.outlier.is_none();
-            let holds_out = are_in_doubt && search.is_worth_waiting();
-            if holds_out || std::mem::replace(&mut search.takes_suspects, true) {
-                return None;
-            }
+        let most = if search.manner == Manner::Canary { 1 } else { plan.attempts };
+        assert!(search.met.asked < most, "attempt {} of {most}", search.met.asked + 1);
+        if search.met.asked > 0 {
+            assert!(now - search.met.begun < plan.deadline, "s{id} is asked after the deadline");
+            self.models.retries.on_take(plan.budget, true, now);
+            self.trace.add("retry", format_args!(""));
         }
-    }
-
-    /// The server that this client is known to, or else the one that was chosen.
-    fn known_server(&mut self, search: &Search, from: IpAddr, chosen: Choice) -> Choice {
-        let Some(affinity) = search.pool.plan.affinity else { return chosen };
-        let places = &search.pool.places;
-        let key = Key::source(from);
-        let (part, client) = (key.part(16), source_number(from));
         let view = View { world: self, search };
-        let tie = |known: &Weak<ServerLive>| {
-            let is_it = |place: &PoolPlace| Weak::as_ptr(known) == Arc::as_ptr(self.server(place.id).live);
-            let place = places.iter().position(is_it);
-            let again = place.and_then(|place| search.pool.chooser.again(place, &chosen));
-            let rests = |place| {
-                let live = view.server(place).live;
-                !live.guard.is_ejected(self.now) && live.guard.is_open(self.now) && view.is_new(place)
-            };
-            match again {
-                Some(again) if view.is_open(again.server) => Tie::Holds(again),
-                Some(again) if rests(again.server) => Tie::Rests,
-                _ => Tie::Breaks,
+        let (candidates, has_full) = (view.candidates(), view.has_full());
+        let is_suspect = view.server(choice.server).is_suspect(now);
+        assert!(!is_suspect || !view.should_hold_out(), "s{id} is asked, and another will have room");
+        if choice.why.ground == Ground::Affinity {
+            assert!(plan.affinity.is_some(), "s{id} is nobody's");
+        } else {
+            assert!(candidates.contains(&choice.server), "{choice:?} is none of {candidates:?}");
+            let key = view.check_manner(choice, &candidates);
+            if let Some((among, id)) = key {
+                let before = self.models.memo.insert((among, search.key), id);
+                assert!(before.is_none_or(|before| before == id), "a key moved to s{id} for nothing");
             }
-        };
-        let proposed = self.server(places[chosen.server].id).live;
-        let settled = self.live.affinity.settle(key, affinity.ttl, self.now, proposed, tie).unwrap_or(chosen);
-
-        // The same by the models.
-        let mut ties = std::mem::replace(&mut self.models.ties, Ties::new(0));
-        let known = ties.server_of(part, client, self.now, affinity.ttl);
-        let view = View { world: self, search };
-        let expected = view.settled(known, places[chosen.server].id, places[chosen.server].plan.tier);
-        assert_eq!(places[settled.server].id, expected.0, "known to {known:?}");
-        if expected.1 {
-            ties.tie(part, client, expected.0, self.now);
         }
-        self.models.ties = ties;
-        if known == Some(expected.0) {
-            self.trace.add("known", format_args!("s{}", expected.0));
+        if is_suspect {
+            self.trace.add("suspect", format_args!("s{id}"));
         }
-        settled
+        self.check_tie(search, from, choice, &candidates);
+        search.met.was_full |= has_full;
+        search.met.on_ask();
     }
 
-    fn dial(&mut self, next: (u64, Permit, Pass<'static>)) -> Next {
-        let (id, lease, pass) = next;
+    /// Is it the server that this client is known to, if that one can serve, and no other.
+    fn check_tie(&mut self, search: &Search, from: IpAddr, choice: &Choice, candidates: &[usize]) {
+        let Some(affinity) = search.pool.plan.affinity else { return };
+        let (part, client, now) = (Key::source(from).part(16), source_number(from), self.now);
+        let id = search.pool.places[choice.server].id;
+        let known = self.models.ties.server_of(part, client, now, affinity.ttl);
+        let (holds, rests) = View { world: self, search }.tie(known, candidates);
+        let is_known = choice.why.ground == Ground::Affinity;
+        assert_eq!(is_known, holds, "s{id} for a client that is known to {known:?}");
+        assert!(!is_known || known == Some(id), "s{id} for a client that is known to {known:?}");
+        if !rests {
+            self.models.ties.tie(part, client, id, now);
+        }
+        if is_known {
+            self.trace.add("known", format_args!("s{id}"));
+        }
+    }
+
+    /// The walk asks nobody, though it has attempts left and time.
+    fn check_nobody(&self, search: &mut Search) {
+        let view = View { world: self, search };
+        let (candidates, may_hold_out) = (view.candidates(), view.may_hold_out());
+        let is_any_sound = candidates.iter().any(|place| !view.server(*place).is_suspect(self.now));
+        assert!(!is_any_sound, "nobody, though there are {candidates:?}");
+        assert!(candidates.is_empty() || may_hold_out, "nobody, though there are {candidates:?}");
+        let (has_full, has_sound_full) = (view.has_full(), view.has_sound_full());
+        search.met.was_full |= has_full;
+        assert!(!has_sound_full || search.walk.has_full(), "somebody is full");
+        assert!(!search.walk.has_full() || search.met.was_full, "nobody is full");
+    }
+
+    fn check_pause(&mut self, search: &mut Search, until: Instant) {
+        self.check_nobody(search);
+        let (plan, met) = (&search.pool.plan, &mut search.met);
+        let is_full = plan.queue.is_some() && search.walk.has_full();
+        assert!(
+            met.has_refused() && search.manner == Manner::AgainAfterPauses && !is_full,
+            "a pause for {met:?}"
+        );
+        assert!(met.asked < plan.attempts && until < met.begun + plan.deadline, "a pause in vain: {met:?}");
+        met.on_pause(until, met.whole(plan.backoff, plan.max_backoff), self.now);
+        self.trace.add("pause", format_args!("{:?}", until - self.now));
+    }
+
+    fn check_end(&mut self, search: &mut Search) {
+        let (plan, now) = (search.pool.plan.clone(), self.now);
+        let is_late = search.met.asked > 0 && now - search.met.begun >= plan.deadline;
+        if search.walk.is_over_budget() {
+            assert!(search.met.asked > 0 && !is_late);
+            self.trace.add("no-retry", format_args!(""));
+            return self.models.retries.on_take(plan.budget, false, now);
+        }
+        let has_failed_canary = search.manner == Manner::Canary && search.met.asked > 0;
+        if search.met.asked >= plan.attempts || is_late || has_failed_canary {
+            return;
+        }
+        self.check_nobody(search);
+        let (met, whole) = (&search.met, search.met.whole(plan.backoff, plan.max_backoff));
+        let may_pause = search.manner == Manner::AgainAfterPauses && met.has_refused();
+        let is_full = plan.queue.is_some() && search.walk.has_full();
+        let is_too_late = now + whole >= met.begun + plan.deadline && met.pause_end.is_none();
+        assert!(!may_pause || is_full || is_too_late, "it gives up early: {met:?}");
+    }
+
+    fn dial(&mut self, search: &Search, next: Next<'static>) -> Dial {
+        let Next { choice, place: lease, pass } = next;
+        let id = search.pool.places[choice.server].id;
         let (now, patience) = (self.now, self.pool.plan.connect_timeout);
         let truth = self.server(id).truth;
         let (takes, how) = match truth {
@@ -292,18 +269,11 @@ impl World {
         };
         let (takes, how) = if takes > patience { (patience, How::TimedOut) } else { (takes, how) };
         let server = self.server_mut(id);
+        server.has += 1;
         let is_watched = server.record.is_watched();
         server.doubt.enter(now);
         let mark = Entered { circuit: server.circuit.enter(), is_watched };
-        Next::Goes(Stage::Dialling(Dial {
-            server: id,
-            lease,
-            pass,
-            mark,
-            begun: now,
-            ends: now + takes,
-            how,
-        }))
+        Dial { server: id, lease, pass, mark, begun: now, ends: now + takes, how }
     }
 
     /// A connect has come out.
@@ -343,23 +313,21 @@ impl World {
         drop(lease);
         self.server_mut(id).has -= 1;
         if let Some(search) = &mut client.search {
-            search.has_failed = true;
-            if how == How::Refused {
-                search.refused.push(id);
-            }
+            let failed = if how == How::Refused { Failed::Refused } else { Failed::Silent };
+            search.walk.on_failure(self.servers[&id].live, failed);
+            search.met.on_failure(id, how == How::Refused);
         }
         self.go_on(client);
     }
 
     /// How long it took is remembered; a peak at once.
     fn answered(&mut self, id: u64, begun: Instant, is_good: bool) {
-        let ms = self.ms() as u32;
-        let patience = self.pool.plan.connect_timeout;
-        let took = if is_good { self.now - begun } else { (self.now - begun).max(patience) };
+        let (now, patience) = (self.now, self.pool.plan.connect_timeout);
+        let took = if is_good { now - begun } else { (now - begun).max(patience) };
         let server = self.server_mut(id);
-        server.latency = server.latency.observe(took, ms);
+        server.live.answers.observe(took, now);
         let us = u32::try_from(took.as_micros()).unwrap_or(u32::MAX).max(1);
-        assert!(server.latency.us(ms) >= Some(us), "a peak counts in full");
+        assert!(server.live.answers.us(now) >= Some(us), "a peak counts in full");
         server.slowest = server.slowest.max(us);
     }
 

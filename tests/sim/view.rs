@@ -1,10 +1,9 @@
-//! The servers as one search sees them at one moment: by the product, and by the models.
+//! The servers as one search may see them at one moment, by the models.
 
 use std::collections::BTreeMap;
 
-use tidegate::core::balance::{Choice, Field, Kind};
+use tidegate::core::balance::{Choice, Kind};
 use tidegate::core::health::State;
-use tidegate::core::slow_start::Share;
 
 use super::search::Search;
 use super::world::{Pool, PoolPlace, Server, World};
@@ -22,58 +21,91 @@ impl View<'_> {
         self.world.server(self.search.pool.places[place].id)
     }
 
-    pub fn is_new(&self, place: usize) -> bool {
-        !self.search.tried.contains(&self.search.pool.places[place].id)
-    }
-
-    /// The same question to the models.
-    fn is_open_by_model(&self, place: usize) -> bool {
-        let (server, most) = (self.server(place), self.server(place).live.room.limit());
-        let is_in = self.search.takes_suspects || !server.is_suspect(self.world.now);
-        self.is_new(place) && is_in && server.has < most && server.circuit.may_enter(self.world.now)
-    }
-
-    /// Those that may be chosen, by the rule in words; only of the lowest tier that has any.
+    /// Those that may be chosen, by the rule in words; only of the lowest tier that has any. Under suspicion
+    /// they are candidates where nobody else is.
     pub fn candidates(&self) -> Vec<usize> {
+        let is_sound = |place: &usize| !self.server(*place).is_suspect(self.world.now);
+        let has_room = |place: &usize| !self.is_full(*place);
+        let mut open: Vec<_> = self.not_done_with().filter(has_room).collect();
+        if open.iter().any(is_sound) {
+            open.retain(is_sound);
+        }
         let places = &self.search.pool.places;
-        let serves = |place: &PoolPlace, state| place.state == state && place.plan.weight > 0;
-        let is_any_up = places.iter().any(|place| serves(place, State::Up));
-        let standing = if is_any_up { State::Up } else { State::Checking };
-        let mut open: Vec<_> = (0..places.len())
-            .filter(|place| serves(&places[*place], standing) && self.is_open_by_model(*place))
-            .collect();
         let lowest = open.iter().map(|place| places[*place].plan.tier).min();
         open.retain(|place| Some(places[*place].plan.tier) == lowest);
         open
     }
 
-    /// Which server a known client gets, and whether it is known to it from now on.
-    pub fn settled(&self, known: Option<u64>, chosen: u64, tier: u8) -> (u64, bool) {
+    /// Those that could be asked if they had room: they serve, have not failed the client, and may be tried.
+    fn not_done_with(&self) -> impl Iterator<Item = usize> {
         let places = &self.search.pool.places;
+        let is_new = |place: usize| self.search.met.is_new(places[place].id);
+        let may_enter = |place: usize| self.server(place).circuit.may_enter(self.world.now);
+        (0..places.len()).filter(move |place| self.serves(*place) && is_new(*place) && may_enter(*place))
+    }
+
+    /// It has a part in the traffic: it is up or, where none is, not checked yet.
+    fn serves(&self, place: usize) -> bool {
+        let places = &self.search.pool.places;
+        let serves = |place: &PoolPlace, state| place.state == state && place.plan.weight > 0;
+        let is_any_up = places.iter().any(|place| serves(place, State::Up));
+        serves(&places[place], if is_any_up { State::Up } else { State::Checking })
+    }
+
+    fn is_full(&self, place: usize) -> bool {
+        self.server(place).has >= self.server(place).live.room.limit()
+    }
+
+    /// Somebody who could be asked has no room.
+    pub fn has_full(&self) -> bool {
+        self.not_done_with().any(|place| self.is_full(place))
+    }
+
+    pub fn has_sound_full(&self) -> bool {
+        let is_sound = |place: &usize| !self.server(*place).is_suspect(self.world.now);
+        self.not_done_with().filter(is_sound).any(|place| self.is_full(place))
+    }
+
+    /// Whoever is only in doubt is not asked while clients may wait for another's room.
+    pub fn should_hold_out(&self) -> bool {
+        let plan = &self.search.pool.plan;
+        plan.queue.is_some() && plan.guard.outlier.is_none() && self.has_sound_full()
+    }
+
+    /// The same where somebody has had no room since the last pause, and may have some now.
+    pub fn may_hold_out(&self) -> bool {
+        let plan = &self.search.pool.plan;
+        let was_full = self.search.met.was_full || self.has_full();
+        plan.queue.is_some() && plan.guard.outlier.is_none() && was_full
+    }
+
+    /// What becomes of a client's tie to the server that it is known to: that one serves, or it does not and
+    /// stays the client's.
+    pub fn tie(&self, known: Option<u64>, candidates: &[usize]) -> (bool, bool) {
+        let (places, now) = (&self.search.pool.places, self.world.now);
         let again = known.and_then(|known| places.iter().position(|place| place.id == known));
-        let Some(again) = again else { return (chosen, true) };
-        let is_any_up = places.iter().any(|place| place.state == State::Up && place.plan.weight > 0);
-        let standing = if is_any_up { State::Up } else { State::Checking };
-        let (place, server) = (&places[again], self.server(again));
-        let is_of_use = place.plan.weight > 0 && place.state == standing && place.plan.tier <= tier;
-        if is_of_use && self.is_open_by_model(again) {
-            return (place.id, true);
-        }
-        let is_sound = !server.record.is_out(self.world.now) && server.circuit.may_enter(self.world.now);
-        let rests = is_of_use && is_sound && self.is_new(again);
-        (chosen, !rests)
+        let lowest = candidates.first().map(|place| places[*place].plan.tier);
+        let is_of_use = |place: &usize| self.serves(*place) && Some(places[*place].plan.tier) <= lowest;
+        let Some(again) = again.filter(is_of_use) else { return (false, false) };
+        let server = self.server(again);
+        let takes_suspects = candidates.iter().all(|place| self.server(*place).is_suspect(now));
+        let is_new = self.search.met.is_new(places[again].id);
+        let is_in = is_new && server.circuit.may_enter(now);
+        let holds = is_in && (takes_suspects || !server.is_suspect(now)) && !self.is_full(again);
+        (holds, !holds && is_in && !server.record.is_out(now))
     }
 
     /// What each manner of choosing promises of one pick, where nobody warms up. For a consistent
     /// hash: what the key's server may depend on, and that server.
     pub fn check_manner(&self, choice: &Choice, candidates: &[usize]) -> Option<(String, u64)> {
         let Pool { plan, places, .. } = &*self.search.pool;
-        if candidates.iter().any(|place| !self.share(*place).is_full()) {
+        let share = |place: usize| self.server(place).share(plan.slow_start, self.world.now);
+        if candidates.iter().any(|place| !share(*place).is_full()) {
             return None;
         }
         let load = |place: usize| self.server(place).has as u128 + 1;
         let weight = |place: usize| u128::from(places[place].plan.weight);
-        let price = |place: usize| match self.latency(place) {
+        let price = |place: usize| match self.server(place).live.answers.us(self.world.now) {
             Some(us) => u128::from(us) + 100,
             None if load(place) == 1 => 100,
             None => 1_000_100,
@@ -113,30 +145,5 @@ impl View<'_> {
         all.sort_unstable();
         open.sort_unstable();
         format!("{all:?} {open:?}")
-    }
-}
-
-impl Field for View<'_> {
-    fn is_open(&self, place: usize) -> bool {
-        let (live, now) = (self.server(place).live, self.world.now);
-        let is_in = self.search.takes_suspects || !live.guard.is_suspect(now);
-        if !(self.is_new(place) && is_in && live.guard.is_open(now)) {
-            return false;
-        }
-        let is_full = live.room.is_full();
-        self.search.has_full.set(self.search.has_full.get() || is_full);
-        !is_full
-    }
-
-    fn active(&self, place: usize) -> usize {
-        self.server(place).live.room.taken()
-    }
-
-    fn share(&self, place: usize) -> Share {
-        self.server(place).share(self.search.pool.plan.slow_start, self.world.now)
-    }
-
-    fn latency(&self, place: usize) -> Option<u32> {
-        self.server(place).latency.us(self.world.ms() as u32)
     }
 }

@@ -9,9 +9,9 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Instant;
 
 use tidegate::core::budget;
-use tidegate::core::health::State;
 use tidegate::core::priority::Priority;
 use tidegate::live::Ticket;
+use tidegate::live::search::Manner;
 
 use super::plan::Queue;
 use super::search::{Search, Stage};
@@ -46,10 +46,7 @@ impl Wake for Bell {
 impl World {
     /// Nobody took the client: it may wait, or is gone.
     pub fn give_up(&mut self, mut client: Client, search: Search) {
-        let is_full = |place: &PoolPlace| {
-            place.plan.weight > 0 && place.state != State::Down && self.server(place.id).live.room.is_full()
-        };
-        let is_full = !search.has_failed && search.pool.places.iter().any(is_full);
+        let is_full = search.walk.has_full();
         let pool = if client.waits.is_some() { &self.pool } else { &search.pool };
         let queue = pool.plan.queue.filter(|queue| is_full || queue.for_dead);
         match (queue, &mut client.waits) {
@@ -129,7 +126,7 @@ impl World {
 
     /// The client asks again.
     pub fn ask_again(&mut self, mut client: Client) {
-        client.search = Some(self.begin(client.from));
+        client.search = Some(self.begin(client.from, Manner::Once));
         self.trace.add("asks", format_args!("#{}", client.id));
         self.go_on(client);
     }

@@ -10,12 +10,13 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use tidegate::core::acl::Acl;
+use tidegate::core::affinity::By;
 use tidegate::core::balance::{Chooser, Member};
 use tidegate::core::health::{Health, State};
-use tidegate::core::latency::Latency;
 use tidegate::core::prefix::Prefix;
 use tidegate::core::slow_start::Share;
 use tidegate::live::gate::{Gate, Place};
+use tidegate::live::search::{self, Rules};
 use tidegate::live::{Answers, Guard, Loads, Permit, PoolLive, Room, Seat, ServerLive, Warmup};
 use tidegate::telemetry::counters::PerWorker;
 
@@ -61,7 +62,6 @@ pub struct Server {
     pub health: Health,
     pub state: State,
     pub warm_since: Option<Instant>,
-    pub latency: Latency,
     /// The slowest answer so far, in microseconds.
     pub slowest: u32,
     pub circuit: Circuit,
@@ -84,8 +84,52 @@ pub struct Pool {
 #[derive(Clone, Debug)]
 pub struct PoolPlace {
     pub id: u64,
+    pub live: &'static Arc<ServerLive>,
     pub plan: ServerPlan,
     pub state: State,
+}
+
+impl Pool {
+    pub fn has_up(&self, id: u64) -> bool {
+        self.places.iter().any(|place| place.id == id && place.state == State::Up)
+    }
+}
+
+/// As the snapshot shows a pool to a walk.
+impl search::Pool<'static> for &Pool {
+    fn rules(&self) -> Rules {
+        let plan = &self.plan;
+        Rules {
+            attempts: plan.attempts,
+            backoff: plan.backoff,
+            max_backoff: plan.max_backoff,
+            budget: plan.budget,
+            deadline: plan.deadline,
+            affinity: plan.affinity.map(|affinity| (By::SourceIp, affinity.ttl)),
+            has_line: plan.queue.is_some(),
+            ejects: plan.guard.outlier.is_some(),
+        }
+    }
+
+    fn chooser(&self) -> &Chooser {
+        &self.chooser
+    }
+
+    fn size(&self) -> usize {
+        self.places.len()
+    }
+
+    fn server(&self, place: usize) -> &'static Arc<ServerLive> {
+        self.places[place].live
+    }
+
+    fn is_up(&self, place: usize) -> bool {
+        self.places[place].state == State::Up
+    }
+
+    fn share(&self, place: usize, now: Instant) -> Share {
+        self.plan.slow_start.map_or(Share::FULL, |over| self.places[place].live.warmup.share(over, now))
+    }
 }
 
 pub struct Client {
@@ -228,7 +272,7 @@ impl World {
         if planned.weight > 0 && !served && !is_first {
             server.warm_up(now);
         }
-        PoolPlace { id, plan: planned.clone(), state }
+        PoolPlace { id, live: self.server(id).live, plan: planned.clone(), state }
     }
 
     fn new_server(&mut self, name: u64) -> u64 {
@@ -252,7 +296,6 @@ impl World {
             health: Health::new(1, 1),
             state: State::Checking,
             warm_since: None,
-            latency: Latency::default(),
             slowest: 1,
             circuit: Circuit::default(),
             record: Record::default(),
@@ -329,21 +372,26 @@ impl World {
 impl Server {
     fn warm_up(&mut self, now: Instant) {
         (self.warm_since, self.last_share) = (Some(now), None);
+        self.live.warmup.begin(now);
     }
 
     pub fn is_suspect(&self, now: Instant) -> bool {
         self.record.is_out(now) || self.doubt.is_on(now)
     }
 
+    /// The product counts in milliseconds, each of which may have begun.
     pub fn share(&self, over: Option<Duration>, now: Instant) -> Share {
-        match (over, self.warm_since) {
-            (Some(over), Some(since)) => Share::after(now - since, over),
-            _ => Share::FULL,
-        }
+        let Some(over) = over else { return Share::FULL };
+        let share = self.live.warmup.share(over, now);
+        let after = |since: Instant| Share::after(now + Duration::from_millis(1) - since, over);
+        let most = self.warm_since.map_or(Share::FULL, after);
+        let least = self.warm_since.map_or(Share::FULL, |since| Share::after(now - since, over));
+        assert!(least <= share && share <= most, "{share:?} is not between {least:?} and {most:?}");
+        share
     }
 
     /// What the server looks like from outside is what the models say.
-    pub fn check(&mut self, over: Option<Duration>, now: Instant, ms: u32) {
+    pub fn check(&mut self, over: Option<Duration>, now: Instant) {
         let (guard, id) = (&self.live.guard, self.id);
         assert_eq!(self.live.room.taken(), self.has, "connections of s{id}");
         let circuit = guard.circuit(now);
@@ -360,7 +408,7 @@ impl Server {
             "the share of s{id}: {share:?}"
         );
         self.last_share = over.map(|_| (now, share));
-        let us = self.latency.us(ms);
+        let us = self.live.answers.us(now);
         assert!(us.is_none_or(|us| (1..=self.slowest).contains(&us)), "{us:?} of {}", self.slowest);
     }
 }
