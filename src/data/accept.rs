@@ -174,7 +174,7 @@ impl Door {
                 Err(_) => {
                     let places = self.wait_for_places(&world).await;
                     world = self.worker.listener(&self.name).unwrap_or(world); // there may have been a reload
-                    Some(places)
+                    places
                 }
             },
             WhenFull::Refuse => None,
@@ -196,24 +196,29 @@ impl Door {
         }
     }
 
-    async fn wait_for_places(&self, world: &Listener) -> Places {
-        let own = self.place_in(&world.live.room, |reaches| reaches.listener).await;
-        let all = self.place_in(&self.worker.process_room, |reaches| reaches.process).await;
-        Places { _source: None, _listener: own, _process: all }
+    /// Places as soon as there are some; `None` once a reload says that nobody is to wait for them.
+    async fn wait_for_places(&self, world: &Listener) -> Option<Places> {
+        let own = self.place_in(&world.live.room, |reaches| reaches.listener).await?;
+        let all = self.place_in(&self.worker.process_room, |reaches| reaches.process).await?;
+        Some(Places { _source: None, _listener: own, _process: all })
     }
 
-    /// A place, as soon as the listener's clients may have one; a reload may change how far they reach.
-    async fn place_in(&self, room: &Arc<Room>, reach: impl Fn(Reaches) -> Reach) -> Permit {
+    /// A place, as soon as the listener's clients may have one. A reload may change how far they reach, and
+    /// that they wait at all: then `None`.
+    async fn place_in(&self, room: &Arc<Room>, reach: impl Fn(Reaches) -> Reach) -> Option<Permit> {
         loop {
             let news = self.worker.news.rings();
             let world = self.worker.listener(&self.name);
+            if world.as_ref().is_some_and(|world| world.plan.when_full == WhenFull::Refuse) {
+                return None;
+            }
             let reach = reach(world.map_or(Reaches::WHOLE, |world| world.reaches_of_anybody()));
             let found = poll_fn(|cx| match room.poll_take_within(reach, cx) {
                 Poll::Ready(permit) => Poll::Ready(Some(permit)),
                 Poll::Pending => self.worker.news.poll_after(news, cx).map(|()| None),
             });
             if let Some(permit) = found.await {
-                return permit;
+                return Some(permit);
             }
         }
     }

@@ -1,10 +1,12 @@
 //! Never more than N, whatever the race.
 
 use std::io::ErrorKind;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use crate::peers::{Client, Greeter, config};
+use crate::admission::is_reset;
+use crate::peers::{Client, Greeter, config, config_at};
+use crate::priority::waits;
 use crate::support::record::word;
 use crate::support::{Daemon, PATIENCE, eventually};
 
@@ -84,4 +86,57 @@ fn limits_are_exact_under_many_clients_at_once() {
     eventually("all places to be free", PATIENCE, || {
         (daemon.metric("tidegate_listener_active_connections", &[]) == 0.0).then_some(())
     });
+}
+
+/// A listener with two places, and two clients who have them.
+fn full_listener(server: &Greeter) -> (Daemon, SocketAddr, [Client; 2]) {
+    let (text, front) = config(&[server.toml()], "max_connections = 2", "");
+    let daemon = Daemon::start(&format!("{LONG_DRAIN}{text}"));
+    (daemon, front, [(); 2].map(|()| Client::connect(front).unwrap()))
+}
+
+const LONG_DRAIN: &str = "[process]\ndrain_timeout = \"1h\"\n\n";
+
+fn reload(daemon: &mut Daemon, front: SocketAddr, server: &Greeter, rules: &str) {
+    daemon.reload(&format!("{LONG_DRAIN}{}", config_at(front, &[server.toml()], rules, "")));
+}
+
+#[test]
+fn a_reload_that_refuses_from_now_on_reaches_those_who_wait_already() {
+    let server = Greeter::start("a");
+    let (mut daemon, front, mut inside) = full_listener(&server);
+    let waiting = [(); 3].map(|()| TcpStream::connect(front).unwrap());
+    waiting.iter().for_each(waits);
+    reload(&mut daemon, front, &server, "max_connections = 2\nwhen_full = \"refuse\"");
+    waiting.into_iter().for_each(|client| is_reset(Client::greeted_on(client)));
+    let log = daemon.access_log_of(3);
+    assert!(log.iter().all(|record| word(record, "close.reason") == "listener_limit"), "{log:?}");
+    inside.iter_mut().for_each(|client| client.echo(b"untouched").unwrap());
+
+    reload(&mut daemon, front, &server, "max_connections = 2");
+    let next = TcpStream::connect(front).unwrap();
+    waits(&next);
+    let [first, _second] = inside;
+    first.leave().unwrap();
+    Client::greeted_on(next).expect("there is room").leave().unwrap();
+}
+
+#[test]
+fn a_reload_with_more_room_lets_in_who_waits_and_one_with_less_keeps_him_waiting() {
+    let server = Greeter::start("a");
+    let (mut daemon, front, inside) = full_listener(&server);
+    let waiting = TcpStream::connect(front).unwrap();
+    waits(&waiting);
+    reload(&mut daemon, front, &server, "max_connections = 3");
+    let third = Client::greeted_on(waiting).expect("there is room now");
+
+    let waiting = TcpStream::connect(front).unwrap();
+    waits(&waiting);
+    reload(&mut daemon, front, &server, "max_connections = 2");
+    third.leave().unwrap();
+    daemon.access_log_of(1);
+    waits(&waiting);
+    let [first, _second] = inside;
+    first.leave().unwrap();
+    Client::greeted_on(waiting).expect("one of two is there").leave().unwrap();
 }
