@@ -27,12 +27,17 @@ impl Listener {
 
     /// Waits until a client may be waiting; every 64 clients it lets others have a turn.
     pub async fn ready(&self) {
+        self.give_way().await;
+        let sock = self.sock();
+        poll_fn(|cx| sock.net().poll_acceptable(sock.slot(), cx)).await;
+    }
+
+    /// After 64 clients, lets others have a turn: for whoever takes clients without waiting for them.
+    pub async fn give_way(&self) {
         if self.taken.get() >= BATCH {
             self.taken.set(0);
             yield_once().await;
         }
-        let sock = self.sock();
-        poll_fn(|cx| sock.net().poll_acceptable(sock.slot(), cx)).await;
     }
 
     /// Takes one client, for [`Net::adopt`](super::Net::adopt) of this thread's loop or of another's;

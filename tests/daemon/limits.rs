@@ -2,7 +2,10 @@
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
 
 use crate::admission::is_reset;
 use crate::peers::{Client, Greeter, config, config_at};
@@ -139,4 +142,53 @@ fn a_reload_with_more_room_lets_in_who_waits_and_one_with_less_keeps_him_waiting
     let [first, _second] = inside;
     first.leave().unwrap();
     Client::greeted_on(waiting).expect("one of two is there").leave().unwrap();
+}
+
+/// They would have hung till `drain_timeout` otherwise: nobody leaves.
+#[test]
+fn who_waits_before_a_full_listener_when_it_closes_is_told_so() {
+    let server = Greeter::start("a");
+    let (mut daemon, front, mut inside) = full_listener(&server);
+    let waiting = [(); 100].map(|()| TcpStream::connect(front).unwrap());
+    waits(&waiting[0]);
+    let asked = Instant::now();
+    daemon.signal(Signal::SIGTERM);
+    waiting.into_iter().for_each(|client| is_reset(Client::greeted_on(client)));
+    assert!(asked.elapsed() < PATIENCE / 2, "{:?}", asked.elapsed());
+    let log = daemon.access_log_of(100);
+    let detail = "refused: the listener is at its max_connections (2)";
+    let is_refused = |record: &Value| {
+        ["close.reason", "close.detail"].map(|it| word(record, it)) == ["listener_limit", detail]
+    };
+    assert!(log.iter().all(is_refused), "{log:?}");
+    inside.iter_mut().for_each(|client| client.echo(b"untouched").unwrap());
+    inside.into_iter().for_each(|client| client.leave().unwrap());
+    assert_eq!(daemon.wait().0, Some(0));
+}
+
+#[test]
+fn who_waits_before_a_full_listener_when_it_closes_still_gets_the_room_that_comes_free() {
+    let server = Greeter::start("a");
+    let (mut daemon, front, inside) = full_listener(&server);
+    let waiting = [(); 2].map(|()| TcpStream::connect(front).unwrap());
+    waiting.iter().for_each(waits);
+    daemon.signal(Signal::SIGTERM);
+    inside.into_iter().for_each(|client| client.leave().unwrap());
+    for client in waiting {
+        Client::greeted_on(client).expect("it was let in").leave().unwrap();
+    }
+    assert_eq!(daemon.wait().0, Some(0));
+}
+
+#[test]
+fn a_full_listener_before_which_nobody_stands_is_closed_at_once() {
+    let server = Greeter::start("a");
+    let (mut daemon, front, inside) = full_listener(&server);
+    daemon.signal(Signal::SIGTERM);
+    eventually("new clients to be refused", PATIENCE, || {
+        let error = TcpStream::connect_timeout(&front, Duration::from_millis(300)).err()?;
+        (error.kind() == ErrorKind::ConnectionRefused).then_some(())
+    });
+    inside.into_iter().for_each(|client| client.leave().unwrap());
+    assert_eq!(daemon.wait().0, Some(0));
 }
