@@ -32,12 +32,14 @@ use crate::snapshot::{Listener, Reaches};
 /// when others give them back, which no event tells: asking on would only burn the core.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
-/// How long clients whose handshake is under way get to arrive before a listener is closed.
+/// How long clients who have nearly arrived get to do so before a listener is closed. While the kernel
+/// says that handshakes are under way, the same again, each time twice as long: the question is not cheap.
 const LAST_ARRIVALS: Duration = Duration::from_millis(20);
 
-/// How long those who stand before a full listener may still wait for room once it is being closed. Short
-/// visits come and go thousands of times in that; who waits for long ones is better told to go elsewhere.
-const LAST_ROOM: Duration = Duration::from_secs(1);
+/// How long a listener that is being closed stays for those who stand before it: for handshakes of clients
+/// far away, and for room where it is full. Short visits come and go thousands of times in that; who waits for
+/// long ones, and who comes anew meanwhile, is better told to go elsewhere.
+const LAST_MOMENTS: Duration = Duration::from_secs(1);
 
 /// Failed accepts that are borne while the last clients are taken: half a second's worth.
 const LAST_FAILURES_MAX: u32 = 50;
@@ -148,11 +150,18 @@ impl Door {
     /// Closes the door without losing whoever stands before it already.
     async fn take_last_clients(&self) {
         let is_filtered = self.socket.drop_new_attempts().is_ok();
-        let room_until = self.worker.net.now() + LAST_ROOM;
-        self.take_queued(room_until).await;
-        if is_filtered {
-            self.worker.net.sleep(LAST_ARRIVALS).await;
-            self.take_queued(room_until).await;
+        let until = self.worker.net.now() + LAST_MOMENTS;
+        self.take_queued(until).await;
+        let mut pause = LAST_ARRIVALS;
+        while is_filtered {
+            // Asked before the pause: whoever has arrived when nobody is on the way is in the queue after it.
+            let are_more_to_come = self.socket.has_handshakes_under_way();
+            self.worker.net.sleep(if are_more_to_come { pause } else { LAST_ARRIVALS }).await;
+            self.take_queued(until).await;
+            if !are_more_to_come || self.worker.is_cutting() || self.worker.net.now() >= until {
+                return;
+            }
+            pause = (pause * 2).min(until.saturating_duration_since(self.worker.net.now()));
         }
     }
 

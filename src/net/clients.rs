@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::task::Poll;
 
 use super::sock::Sock;
+use crate::sys::handshakes;
 use crate::sys::socket::{self, Liveness};
 
 /// Clients taken before other tasks and open connections get their turn.
@@ -84,6 +85,12 @@ impl Listener {
     pub fn drop_new_attempts(&self) -> io::Result<()> {
         let sock = self.sock();
         sock.net().with(sock.slot(), socket::drop_new_attempts)
+    }
+
+    /// Is somebody on the way to this address or another with its port, and not in the queue yet. `false` also
+    /// where that cannot be known. For the end of a listener: the answer is a walk over all connections.
+    pub fn has_handshakes_under_way(&self) -> bool {
+        self.local_address().and_then(handshakes::are_under_way).unwrap_or(false)
     }
 
     fn sock(&self) -> &Sock {
