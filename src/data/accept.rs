@@ -152,8 +152,15 @@ impl Door {
         let is_filtered = self.socket.drop_new_attempts().is_ok();
         let until = self.worker.net.now() + LAST_MOMENTS;
         self.take_queued(until).await;
+        if is_filtered {
+            self.take_arrivals(until).await;
+        }
+    }
+
+    /// Takes those whose handshake is under way, once they have arrived, and waits for them until then.
+    async fn take_arrivals(&self, until: Instant) {
         let mut pause = LAST_ARRIVALS;
-        while is_filtered {
+        loop {
             // Asked before the pause: whoever has arrived when nobody is on the way is in the queue after it.
             let are_more_to_come = self.socket.has_handshakes_under_way();
             self.worker.net.sleep(if are_more_to_come { pause } else { LAST_ARRIVALS }).await;
