@@ -160,7 +160,7 @@ fn a_reset_is_seen_although_its_direction_is_held_back() {
         socket::reset(leaver.into());
         assert_eq!(other.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset, "{resets:?}");
         // What a server said gets a moment, though nothing is granted.
-        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
         match end.told().how {
             End::Failed { side, .. } => assert_eq!(side, resets),
             how => panic!("{resets:?}: {how:?}"),
@@ -172,7 +172,7 @@ fn a_reset_is_seen_although_its_direction_is_held_back() {
 #[test]
 fn what_a_server_said_before_its_reset_comes_as_fast_as_it_may_and_then_the_reset() {
     for client_is_held in [false, true] {
-        let sluice = Sluice::with_pauses_of(5);
+        let sluice = Sluice::with_pauses_of(700);
         let Rig { mut client, mut server, end } = rig(PATIENT, &sluice);
         if client_is_held {
             client.write_all(b"nobody will read this").unwrap();
@@ -180,14 +180,11 @@ fn what_a_server_said_before_its_reset_comes_as_fast_as_it_may_and_then_the_rese
         let said = bytes(23, 5000);
         server.write_all(&said).unwrap();
         assert!(is_quiet(&client));
+        // It is asked for leave again only when the server is dead.
+        sluice.open(Side::Server, said.len() as u64);
         socket::reset(server.into());
-        let mut heard = Vec::new();
-        for portion in [1, 1999, 3000] {
-            sluice.open(Side::Server, portion);
-            let mut part = vec![0; portion as usize];
-            client.read_exact(&mut part).unwrap();
-            heard.extend(part);
-        }
+        let mut heard = vec![0; said.len()];
+        client.read_exact(&mut heard).unwrap();
         assert_eq!(heard, *said);
         assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
         assert!(matches!(end.told().how, End::Failed { side: Side::Server, .. }));
