@@ -1,7 +1,7 @@
 //! Places under a limit, shared by all workers.
 //!
 //! Pure: atomics only, no lock, no clock. Exact under races: never more than the limit is
-//! given away. Who waits for a place, and how it is woken, is `live.rs`.
+//! given away. Who waits for a place, and how it is woken, is `live/room.rs`.
 
 use crate::sync::atomic::{AtomicUsize, Ordering};
 
@@ -40,9 +40,10 @@ impl Places {
         None
     }
 
-    /// Gives a place back. Only whoever took one may call this; `live.rs` keeps that by its guards.
-    pub fn give_back(&self) {
-        self.taken.fetch_sub(1, Ordering::AcqRel);
+    /// Gives a place back and says how many are taken now. Only whoever took one may call this; `live/room.rs`
+    /// keeps that by its guards.
+    pub fn give_back(&self) -> usize {
+        self.taken.fetch_sub(1, Ordering::AcqRel) - 1
     }
 
     /// A new limit. What is taken beyond it stays taken and is not replaced.

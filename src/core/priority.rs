@@ -49,6 +49,19 @@ pub struct Reach(u8);
 impl Reach {
     pub const WHOLE: Reach = Reach(100);
 
+    /// To be kept in an atomic beside [`Self::NOBODY`].
+    pub fn word(self) -> u8 {
+        self.0
+    }
+
+    /// The word of no reach.
+    pub const NOBODY: u8 = 0;
+
+    /// `None` for [`Self::NOBODY`].
+    pub fn from_word(word: u8) -> Option<Reach> {
+        (word != Self::NOBODY).then_some(Reach(word))
+    }
+
     /// In places, rounded down: the higher classes keep what is left. One at least, so that nobody
     /// is shut out of a room that is empty.
     pub fn of(self, limit: usize) -> usize {

@@ -13,7 +13,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::admit::{Verdict, judge};
 use super::handover::Taken;
@@ -32,8 +32,14 @@ use crate::snapshot::{Listener, Reaches};
 /// when others give them back, which no event tells: asking on would only burn the core.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
-/// How long clients whose handshake is under way get to arrive before a listener is closed.
+/// How long clients who have nearly arrived get to do so before a listener is closed. While the kernel
+/// says that handshakes are under way, the same again, each time twice as long: the question is not cheap.
 const LAST_ARRIVALS: Duration = Duration::from_millis(20);
+
+/// How long a listener that is being closed stays for those who stand before it: for handshakes of clients
+/// far away, and for room where it is full. Short visits come and go thousands of times in that; who waits for
+/// long ones, and who comes anew meanwhile, is better told to go elsewhere.
+const LAST_MOMENTS: Duration = Duration::from_secs(1);
 
 /// Failed accepts that are borne while the last clients are taken: half a second's worth.
 const LAST_FAILURES_MAX: u32 = 50;
@@ -132,7 +138,7 @@ impl Door {
                 tcp = Some(world.plan.tcp);
             }
             match self.take_one(world).await {
-                Ok(_) => pause = PAUSES.0,
+                Ok(()) => pause = PAUSES.0,
                 Err(_) => {
                     self.worker.net.sleep(pause).await;
                     pause = (pause * 2).min(PAUSES.1);
@@ -144,76 +150,133 @@ impl Door {
     /// Closes the door without losing whoever stands before it already.
     async fn take_last_clients(&self) {
         let is_filtered = self.socket.drop_new_attempts().is_ok();
-        self.take_queued().await;
+        let until = self.worker.net.now() + LAST_MOMENTS;
+        self.take_queued(until).await;
         if is_filtered {
-            self.worker.net.sleep(LAST_ARRIVALS).await;
-            self.take_queued().await;
+            self.take_arrivals(until).await;
         }
     }
 
-    async fn take_queued(&self) {
+    /// Takes those whose handshake is under way, once they have arrived, and waits for them until then.
+    async fn take_arrivals(&self, until: Instant) {
+        let mut pause = LAST_ARRIVALS;
+        loop {
+            // Asked before the pause: whoever has arrived when nobody is on the way is in the queue after it.
+            let are_more_to_come = self.socket.has_handshakes_under_way();
+            self.worker.net.sleep(if are_more_to_come { pause } else { LAST_ARRIVALS }).await;
+            self.take_queued(until).await;
+            if !are_more_to_come || self.worker.is_cutting() || self.worker.net.now() >= until {
+                return;
+            }
+            pause = (pause * 2).min(until.saturating_duration_since(self.worker.net.now()));
+        }
+    }
+
+    /// Takes all who stand in the queue, and only then looks for room: a full listener before which nobody
+    /// stands is closed at once. They wait for it until then, and without it they are refused.
+    async fn take_queued(&self, room_until: Instant) {
         let mut failures = 0;
         while let Some(world) = self.worker.listener(&self.name) {
-            match self.take_one(world).await {
-                Ok(true) => {}
-                Ok(false) => return,
-                Err(_) if failures == LAST_FAILURES_MAX => return,
-                Err(_) => {
-                    failures += 1;
-                    self.worker.net.sleep(PAUSES.0).await;
+            self.socket.give_way().await;
+            let taken = match self.accept(&world) {
+                Ok(Some(client)) => {
+                    let (places, world) = self.find_places(world, Some(room_until)).await;
+                    self.let_in(client, places, world)
                 }
+                Ok(None) => return,
+                Err(error) => Err(error),
+            };
+            if taken.is_err() {
+                if failures == LAST_FAILURES_MAX {
+                    return;
+                }
+                failures += 1;
+                self.worker.net.sleep(PAUSES.0).await;
             }
         }
     }
 
-    /// Takes one client and has it served; `false` when nobody waits.
-    async fn take_one(&self, mut world: Arc<Listener>) -> io::Result<bool> {
-        let places = match world.plan.when_full {
-            WhenFull::Wait => match Places::take(world.reaches_of_anybody(), &world, &self.worker) {
-                Ok(places) => Some(places),
-                Err(_) => {
-                    let places = self.wait_for_places(&world).await;
-                    world = self.worker.listener(&self.name).unwrap_or(world); // there may have been a reload
-                    Some(places)
-                }
-            },
-            WhenFull::Refuse => None,
-        };
+    /// Takes one client and has it served, if one waits.
+    async fn take_one(&self, world: Arc<Listener>) -> io::Result<()> {
+        let (places, world) = self.find_places(world, None).await;
+        match self.accept(&world)? {
+            Some(client) => self.let_in(client, places, world),
+            None => Ok(()),
+        }
+    }
+
+    fn accept(&self, world: &Listener) -> io::Result<Option<(OwnedFd, SocketAddr)>> {
         let stats = world.live.stats.of(self.worker.index);
-        match self.socket.accept() {
-            Ok(Some((socket, peer))) => {
-                stats.accepted.add(1);
-                let class = world.plan.classes.of(peer.ip());
-                let verdict = judge(peer, class, places, &world, &self.worker);
-                self.worker.place(self.taken(socket, (peer, class), verdict, world))?;
-                Ok(true)
-            }
-            Ok(None) => Ok(false),
-            Err(error) => {
-                stats.accept_failures.add(1);
-                Err(error)
-            }
+        let accepted = self.socket.accept();
+        match &accepted {
+            Ok(Some(_)) => stats.accepted.add(1),
+            Ok(None) => {}
+            Err(_) => stats.accept_failures.add(1),
         }
+        accepted
     }
 
-    async fn wait_for_places(&self, world: &Listener) -> Places {
-        let own = self.place_in(&world.live.room, |reaches| reaches.listener).await;
-        let all = self.place_in(&self.worker.process_room, |reaches| reaches.process).await;
-        Places { _source: None, _listener: own, _process: all }
+    fn let_in(
+        &self,
+        (socket, peer): (OwnedFd, SocketAddr),
+        places: Option<Places>,
+        world: Arc<Listener>,
+    ) -> io::Result<()> {
+        let class = world.plan.classes.of(peer.ip());
+        let verdict = judge(peer, class, places, &world, &self.worker);
+        self.worker.place(self.taken(socket, (peer, class), verdict, world))
     }
 
-    /// A place, as soon as the listener's clients may have one; a reload may change how far they reach.
-    async fn place_in(&self, room: &Arc<Room>, reach: impl Fn(Reaches) -> Reach) -> Permit {
+    /// Places for the next client where clients wait for those, and the listener as it is once they are found.
+    /// They wait until then, or for as long as it takes.
+    async fn find_places(
+        &self,
+        world: Arc<Listener>,
+        until: Option<Instant>,
+    ) -> (Option<Places>, Arc<Listener>) {
+        if world.plan.when_full == WhenFull::Refuse {
+            return (None, world);
+        }
+        if let Ok(places) = Places::take(world.reaches_of_anybody(), &world, &self.worker) {
+            return (Some(places), world);
+        }
+        let places = self.wait_for_places(&world, until).await;
+        (places, self.worker.listener(&self.name).unwrap_or(world)) // there may have been a reload
+    }
+
+    /// Places as soon as there are some; `None` once nobody is to wait for them any more.
+    async fn wait_for_places(&self, world: &Listener, until: Option<Instant>) -> Option<Places> {
+        let found = pin!(self.places_in_turn(world));
+        let Some(until) = until else { return found.await };
+        let time_left = until.saturating_duration_since(self.worker.net.now());
+        if time_left.is_zero() {
+            return None; // no timer for each of thousands who are refused
+        }
+        self.worker.net.within(time_left, found).await.flatten()
+    }
+
+    async fn places_in_turn(&self, world: &Listener) -> Option<Places> {
+        let own = self.place_in(&world.live.room, |reaches| reaches.listener).await?;
+        let all = self.place_in(&self.worker.process_room, |reaches| reaches.process).await?;
+        Some(Places { _source: None, _listener: own, _process: all })
+    }
+
+    /// A place, as soon as the listener's clients may have one. A reload may change how far they reach, and
+    /// that they wait at all: then `None`.
+    async fn place_in(&self, room: &Arc<Room>, reach: impl Fn(Reaches) -> Reach) -> Option<Permit> {
         loop {
             let news = self.worker.news.rings();
             let world = self.worker.listener(&self.name);
+            if world.as_ref().is_some_and(|world| world.plan.when_full == WhenFull::Refuse) {
+                return None;
+            }
             let reach = reach(world.map_or(Reaches::WHOLE, |world| world.reaches_of_anybody()));
             let found = poll_fn(|cx| match room.poll_take_within(reach, cx) {
                 Poll::Ready(permit) => Poll::Ready(Some(permit)),
                 Poll::Pending => self.worker.news.poll_after(news, cx).map(|()| None),
             });
             if let Some(permit) = found.await {
-                return permit;
+                return Some(permit);
             }
         }
     }

@@ -279,6 +279,11 @@ impl Worker {
         }
     }
 
+    /// The time of those that are open is over.
+    pub(super) fn is_cutting(&self) -> bool {
+        self.cutting.get().is_some()
+    }
+
     /// Ends every connection, and each that the doors still let in.
     fn cut_all(&self, cut: Cut) {
         self.cutting.set(Some(cut));

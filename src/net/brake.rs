@@ -33,16 +33,32 @@ pub(super) struct Braked {
     held: [Option<Instant>; 2],
     /// The same, as it stands among the [`Holds`].
     entered: [Option<Instant>; 2],
+    /// The server has reset, and for so long what it said before may still be passed on.
+    last_words_until: Option<Instant>,
 }
 
 impl Braked {
     pub(super) fn new(brake: Box<dyn Brake>) -> Box<Self> {
-        Box::new(Braked { brake, held: [None; 2], entered: [None; 2] })
+        Box::new(Braked { brake, held: [None; 2], entered: [None; 2], last_words_until: None })
     }
 
     /// Until when the last of its directions is held back; `None`: neither is.
     pub(super) fn held_until(&self) -> Option<Instant> {
         self.held.into_iter().flatten().max()
+    }
+
+    /// The server is dead: only what it said is still passed on, and only until then.
+    pub(super) fn hear_out(&mut self, until: Instant) {
+        self.last_words_until = Some(until);
+        self.held[Side::Client as usize] = None; // nobody looks at that direction any more
+    }
+
+    pub(super) fn last_words_until(&self) -> Option<Instant> {
+        self.last_words_until
+    }
+
+    pub(super) fn is_held(&self, from: Side) -> bool {
+        self.held[from as usize].is_some()
     }
 
     /// Its entry for that side has been taken out, for its time had come.

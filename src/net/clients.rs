@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::task::Poll;
 
 use super::sock::Sock;
+use crate::sys::handshakes;
 use crate::sys::socket::{self, Liveness};
 
 /// Clients taken before other tasks and open connections get their turn.
@@ -27,12 +28,17 @@ impl Listener {
 
     /// Waits until a client may be waiting; every 64 clients it lets others have a turn.
     pub async fn ready(&self) {
+        self.give_way().await;
+        let sock = self.sock();
+        poll_fn(|cx| sock.net().poll_acceptable(sock.slot(), cx)).await;
+    }
+
+    /// After 64 clients, lets others have a turn: for whoever takes clients without waiting for them.
+    pub async fn give_way(&self) {
         if self.taken.get() >= BATCH {
             self.taken.set(0);
             yield_once().await;
         }
-        let sock = self.sock();
-        poll_fn(|cx| sock.net().poll_acceptable(sock.slot(), cx)).await;
     }
 
     /// Takes one client, for [`Net::adopt`](super::Net::adopt) of this thread's loop or of another's;
@@ -79,6 +85,12 @@ impl Listener {
     pub fn drop_new_attempts(&self) -> io::Result<()> {
         let sock = self.sock();
         sock.net().with(sock.slot(), socket::drop_new_attempts)
+    }
+
+    /// Is somebody on the way to this address or another with its port, and not in the queue yet. `false` also
+    /// where that cannot be known. For the end of a listener: the answer is a walk over all connections.
+    pub fn has_handshakes_under_way(&self) -> bool {
+        self.local_address().and_then(handshakes::are_under_way).unwrap_or(false)
     }
 
     fn sock(&self) -> &Sock {

@@ -288,6 +288,9 @@ impl Lanes {
     }
 
     fn on_ready(&mut self, key: usize, from: Side, part: Part, event: &Event<Token>, ring: &mut TokenRing) {
+        if self.relay(key).pump_of(from).has_ended() {
+            return; // the server has died meanwhile, and what it said is being passed on
+        }
         let events = *event.result.as_ref().unwrap_or(&(POLLERR as u32)) as i32;
         let side = if part == Part::Readable { from } else { from.other() };
         let Socket { fd, ready } = self.relay(key).socket(side);
@@ -311,12 +314,12 @@ impl Lanes {
         if event.result.as_ref().is_ok_and(|events| events & broken == 0) || is_cancelled(&event.result) {
             return; // a clean end is told as well; whoever reads next will find it
         }
-        let relay = self.relay(key);
-        relay.socket(from).ready.is_broken = true;
-        if let Some(error) = relay.unseen_failure(from) {
-            let turn = relay.failed(from, error);
-            self.settle(key, from, turn, ring);
-        }
+        let Some(Entry::Running(running)) = self.all.get_mut(key) else { return };
+        running.relay.socket(from).ready.is_broken = true;
+        let was_half_closed = running.relay.is_half_closed();
+        let turn = running.relay.judge_unseen(from, &mut self.tools);
+        self.note_half_close(key, was_half_closed);
+        self.settle(key, from, turn, ring);
     }
 
     /// After all of a message has gone: the next one, or bulk.
@@ -405,14 +408,20 @@ impl Lanes {
         let is_held = matches!(halt, Halt::Held);
         let turn = running.relay.judge(from, halt, &mut self.tools);
         self.holds.enter(key, running.relay.braked());
-        if running.relay.is_half_closed() && !was_half_closed {
-            let deadline = running.relay.deadline();
-            self.schedule.hasten(deadline, self.tools.now);
-        }
+        self.note_half_close(key, was_half_closed);
         if is_held && matches!(turn, Turn::Waiting) {
             self.watch(key, from, ring); // nobody reads it meanwhile
         }
         self.settle(key, from, turn, ring);
+    }
+
+    /// A relay that is half closed has less patience than before.
+    fn note_half_close(&mut self, key: usize, was_half_closed: bool) {
+        let relay = self.relay(key);
+        if relay.is_half_closed() && !was_half_closed {
+            let deadline = relay.deadline();
+            self.schedule.hasten(deadline, self.tools.now);
+        }
     }
 
     fn settle(&mut self, key: usize, from: Side, turn: Turn, ring: &mut TokenRing) {

@@ -22,6 +22,10 @@ use crate::sys::socket::{self, Liveness};
 /// long: five system calls that short connections do without. Both take longer to matter.
 const GUARD_AFTER: Duration = Duration::from_secs(1);
 
+/// How long what a server said before its reset may take where a brake holds it back. A refusal or an error
+/// fits into the least that may move at once; whoever has megabytes to come is to hear of the reset rather.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 /// One end of a relayed connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Side {
@@ -148,14 +152,21 @@ impl Relay {
     /// When there is something to do although nothing moves.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let guard_at = self.guard.as_ref().map(|guard| guard.0);
-        [guard_at, self.silent_at()].into_iter().flatten().min()
+        [guard_at, self.last_words_until(), self.silent_at()].into_iter().flatten().min()
     }
 
-    /// Does what is due by `now`; tells the end when silence has lasted too long.
+    fn last_words_until(&self) -> Option<Instant> {
+        self.braked.as_ref()?.last_words_until()
+    }
+
+    /// Does what is due by `now`; tells the end when silence, or last words, have lasted too long.
     pub(super) fn on_deadline(&mut self, now: Instant) -> Option<Ended> {
         if let Some(guard) = self.guard.take_if(|guard| guard.0 <= now) {
             // Fails only on a socket that is gone, which its own direction tells.
             let _ = socket::set_liveness(self.sockets[1].fd.as_fd(), guard.1);
+        }
+        if self.last_words_until().is_some_and(|until| until <= now) {
+            return Some(self.ended_by_reset());
         }
         self.silent_at().filter(|due| *due <= now)?;
         let how = End::Silent { allowed: self.patience()? };
@@ -199,13 +210,10 @@ impl Relay {
     pub(super) fn judge(&mut self, from: Side, halt: Halt, tools: &mut Tools) -> Turn {
         match halt {
             Halt::Waiting { for_sink: false } => Turn::Waiting,
-            Halt::Waiting { for_sink: true } | Halt::Held => match self.unseen_failure(from) {
-                Some(error) => self.failed(from, error),
-                None => Turn::Waiting,
-            },
+            Halt::Waiting { for_sink: true } | Halt::Held => self.judge_unseen(from, tools),
             Halt::Tired => Turn::Tired,
             Halt::Ended if from == Side::Server && self.server_reset.is_some() => {
-                self.failed(from, io::Error::from_raw_os_error(self.server_reset.unwrap_or(ECONNRESET)))
+                Turn::Ended(self.ended_by_reset())
             }
             Halt::Ended => self.on_end_of(from, tools.now).unwrap_or(Turn::Waiting),
             Halt::SourceFailed(error) => self.failed(from, error),
@@ -220,14 +228,39 @@ impl Relay {
             Halt::SinkFailed(error)
                 if from == Side::Client && !self.pumps[Side::Server as usize].has_ended() =>
             {
-                self.server_reset = Some(error.raw_os_error().unwrap_or(ECONNRESET));
-                self.pumps[from as usize].unload(tools);
-                self.pumps[from as usize].end();
-                self.sockets[Side::Server as usize].ready.to_read = true; // its event may be yet to come
+                self.hear_server_out(&error, tools);
                 Turn::Waiting
             }
             Halt::SinkFailed(error) => self.failed(from.other(), error),
         }
+    }
+
+    /// What follows when the side that nobody reads just now has died. A server that is held back has perhaps
+    /// said something before, which the kernel still has: its client gets that first, as fast as it may.
+    pub(super) fn judge_unseen(&mut self, from: Side, tools: &mut Tools) -> Turn {
+        let Some(error) = self.unseen_failure(from) else { return Turn::Waiting };
+        match self.braked.as_mut().filter(|braked| from == Side::Server && braked.is_held(from)) {
+            Some(braked) => {
+                braked.hear_out(tools.now + LAST_WORDS);
+                self.hear_server_out(&error, tools);
+                Turn::Waiting
+            }
+            None => self.failed(from, error),
+        }
+    }
+
+    /// The server has reset the connection. Nothing more goes to it, and what it said before is passed on.
+    fn hear_server_out(&mut self, error: &io::Error, tools: &mut Tools) {
+        self.server_reset = Some(error.raw_os_error().unwrap_or(ECONNRESET));
+        let from_client = &mut self.pumps[Side::Client as usize];
+        from_client.unload(tools);
+        from_client.end();
+        self.sockets[Side::Server as usize].ready.to_read = true; // its event may be yet to come
+    }
+
+    fn ended_by_reset(&self) -> Ended {
+        let error = io::Error::from_raw_os_error(self.server_reset.unwrap_or(ECONNRESET));
+        Ended { how: End::Failed { side: Side::Server, error }, half_closed: self.first_ended }
     }
 
     fn bury_server(&mut self, tools: &mut Tools) {

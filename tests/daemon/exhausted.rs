@@ -15,7 +15,7 @@ use crate::support::record::word;
 use crate::support::{Daemon, PATIENCE, eventually};
 
 /// Runs `scene` in a network namespace with nothing but a loopback interface, which only root may make.
-fn in_namespace(scene: impl FnOnce() + Send + 'static) {
+pub fn in_namespace(scene: impl FnOnce() + Send + 'static) {
     if !is_root_or_skipped() {
         return;
     }
@@ -30,7 +30,7 @@ fn in_namespace(scene: impl FnOnce() + Send + 'static) {
 }
 
 #[track_caller]
-fn sh(script: &str) {
+pub fn sh(script: &str) {
     let output = Command::new("sh").args(["-c", script]).output().unwrap();
     assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
 }

@@ -1,10 +1,15 @@
 //! Never more than N, whatever the race.
 
 use std::io::ErrorKind;
-use std::net::TcpStream;
-use std::time::Duration;
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
 
-use crate::peers::{Client, Greeter, config};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::admission::is_reset;
+use crate::peers::{Client, Greeter, config, config_at};
+use crate::priority::waits;
 use crate::support::record::word;
 use crate::support::{Daemon, PATIENCE, eventually};
 
@@ -84,4 +89,107 @@ fn limits_are_exact_under_many_clients_at_once() {
     eventually("all places to be free", PATIENCE, || {
         (daemon.metric("tidegate_listener_active_connections", &[]) == 0.0).then_some(())
     });
+}
+
+/// A listener with two places, and two clients who have them.
+fn full_listener(server: &Greeter) -> (Daemon, SocketAddr, [Client; 2]) {
+    let (text, front) = config(&[server.toml()], "max_connections = 2", "");
+    let daemon = Daemon::start(&format!("{LONG_DRAIN}{text}"));
+    (daemon, front, [(); 2].map(|()| Client::connect(front).unwrap()))
+}
+
+const LONG_DRAIN: &str = "[process]\ndrain_timeout = \"1h\"\n\n";
+
+fn reload(daemon: &mut Daemon, front: SocketAddr, server: &Greeter, rules: &str) {
+    daemon.reload(&format!("{LONG_DRAIN}{}", config_at(front, &[server.toml()], rules, "")));
+}
+
+#[test]
+fn a_reload_that_refuses_from_now_on_reaches_those_who_wait_already() {
+    let server = Greeter::start("a");
+    let (mut daemon, front, mut inside) = full_listener(&server);
+    let waiting = [(); 3].map(|()| TcpStream::connect(front).unwrap());
+    waiting.iter().for_each(waits);
+    reload(&mut daemon, front, &server, "max_connections = 2\nwhen_full = \"refuse\"");
+    waiting.into_iter().for_each(|client| is_reset(Client::greeted_on(client)));
+    let log = daemon.access_log_of(3);
+    assert!(log.iter().all(|record| word(record, "close.reason") == "listener_limit"), "{log:?}");
+    inside.iter_mut().for_each(|client| client.echo(b"untouched").unwrap());
+
+    reload(&mut daemon, front, &server, "max_connections = 2");
+    let next = TcpStream::connect(front).unwrap();
+    waits(&next);
+    let [first, _second] = inside;
+    first.leave().unwrap();
+    Client::greeted_on(next).expect("there is room").leave().unwrap();
+}
+
+#[test]
+fn a_reload_with_more_room_lets_in_who_waits_and_one_with_less_keeps_him_waiting() {
+    let server = Greeter::start("a");
+    let (mut daemon, front, inside) = full_listener(&server);
+    let waiting = TcpStream::connect(front).unwrap();
+    waits(&waiting);
+    reload(&mut daemon, front, &server, "max_connections = 3");
+    let third = Client::greeted_on(waiting).expect("there is room now");
+
+    let waiting = TcpStream::connect(front).unwrap();
+    waits(&waiting);
+    reload(&mut daemon, front, &server, "max_connections = 2");
+    third.leave().unwrap();
+    daemon.access_log_of(1);
+    waits(&waiting);
+    let [first, _second] = inside;
+    first.leave().unwrap();
+    Client::greeted_on(waiting).expect("one of two is there").leave().unwrap();
+}
+
+/// They would have hung till `drain_timeout` otherwise: nobody leaves.
+#[test]
+fn who_waits_before_a_full_listener_when_it_closes_is_told_so() {
+    let server = Greeter::start("a");
+    let (mut daemon, front, mut inside) = full_listener(&server);
+    let waiting = [(); 100].map(|()| TcpStream::connect(front).unwrap());
+    waits(&waiting[0]);
+    let asked = Instant::now();
+    daemon.signal(Signal::SIGTERM);
+    waiting.into_iter().for_each(|client| is_reset(Client::greeted_on(client)));
+    assert!(asked.elapsed() < PATIENCE / 2, "{:?}", asked.elapsed());
+    let log = daemon.access_log_of(100);
+    let detail = "refused: the listener is at its max_connections (2)";
+    let is_refused = |record: &Value| {
+        ["close.reason", "close.detail"].map(|it| word(record, it)) == ["listener_limit", detail]
+    };
+    assert!(log.iter().all(is_refused), "{log:?}");
+    inside.iter_mut().for_each(|client| client.echo(b"untouched").unwrap());
+    inside.into_iter().for_each(|client| client.leave().unwrap());
+    assert_eq!(daemon.wait().0, Some(0));
+}
+
+/// Their places come free by the daemon's own clock, so that a test that stalls meanwhile sees no refusal.
+#[test]
+fn who_waits_before_a_full_listener_when_it_closes_still_gets_the_room_that_comes_free() {
+    let server = Greeter::start("a");
+    let rules = "max_connections = 2\nidle_timeout = \"300ms\"";
+    let (text, front) = config(&[server.toml()], rules, "");
+    let mut daemon = Daemon::start(&format!("{LONG_DRAIN}{text}"));
+    let _inside = [(); 2].map(|()| Client::connect(front).unwrap());
+    let waiting = [(); 2].map(|()| TcpStream::connect(front).unwrap());
+    daemon.signal(Signal::SIGTERM);
+    let served = waiting.map(|client| Client::greeted_on(client).expect("it was let in"));
+    drop(served);
+    assert_eq!(daemon.wait().0, Some(0));
+}
+
+#[test]
+fn a_full_listener_before_which_nobody_stands_is_closed_at_once() {
+    let server = Greeter::start("a");
+    let (mut daemon, front, inside) = full_listener(&server);
+    daemon.signal(Signal::SIGTERM);
+    eventually("new clients to be refused", PATIENCE, || {
+        let error = TcpStream::connect_timeout(&front, Duration::from_millis(300)).err()?;
+        (error.kind() == ErrorKind::ConnectionRefused).then_some(())
+    });
+    inside.into_iter().for_each(|client| client.leave().unwrap());
+    assert_eq!(daemon.wait().0, Some(0));
 }

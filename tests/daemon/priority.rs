@@ -41,7 +41,7 @@ fn has_open(daemon: &Daemon, listener: &str, count: usize) {
 
 /// Nobody serves it, and nobody has sent it away.
 #[track_caller]
-fn waits(client: &TcpStream) {
+pub fn waits(client: &TcpStream) {
     client.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
     assert_eq!(client.peek(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock, "it waits");
 }

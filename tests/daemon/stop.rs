@@ -1,6 +1,6 @@
 //! SIGTERM, and its friends.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use crate::exhausted::{in_namespace, sh};
 use crate::peers::{Client, Greeter, config};
 use crate::support::record::word;
 use crate::support::{Daemon, PATIENCE, eventually};
@@ -132,6 +133,27 @@ fn a_stop_under_load_loses_nobody_who_was_let_in() {
     is_over.store(true, Ordering::SeqCst);
     crowd.into_iter().for_each(|client| client.join().unwrap());
     assert_eq!(lost.load(Ordering::SeqCst), 0, "of {}", served.load(Ordering::SeqCst));
+}
+
+/// As that of a client far away does, it takes ten times as long as a listener stays open anyway.
+#[test]
+fn a_stop_waits_for_a_handshake_that_is_under_way() {
+    in_namespace(|| {
+        let server = Greeter::start("a");
+        let (text, front) = config(&[server.toml()], "", "");
+        let mut daemon = Daemon::start(&text);
+        // The client's answer to ours is lost, and what it says at once as well. It says that again.
+        let (port, is_answer) = (front.port(), "tcp flags & (syn | ack) == ack");
+        sh(&format!(
+            "nft add table ip far && nft add chain ip far in '{{ type filter hook input priority 0; }}' && \
+             nft add rule ip far in tcp dport {port} '{is_answer}' numgen inc mod 1000000 '<' 2 drop"
+        ));
+        let mut client = TcpStream::connect(front).expect("it has our answer");
+        client.write_all(b"hello").unwrap();
+        daemon.signal(Signal::SIGTERM);
+        assert_eq!(Client::greeted_on(client).expect("it thought that it was connected").server, "a");
+        assert_eq!(daemon.wait().0, Some(0));
+    });
 }
 
 #[test]

@@ -146,7 +146,7 @@ fn who_is_held_back_is_not_idle_and_who_is_not_is() {
 }
 
 #[test]
-fn a_reset_is_seen_at_once_although_its_direction_is_held_back() {
+fn a_reset_is_seen_although_its_direction_is_held_back() {
     for resets in [Side::Client, Side::Server] {
         let sluice = Sluice::with_pauses_of(3_600_000);
         let Rig { client, server, end } = rig(PATIENT, &sluice);
@@ -156,12 +156,38 @@ fn a_reset_is_seen_at_once_although_its_direction_is_held_back() {
         };
         leaver.write_all(b"something that stays where it is").unwrap();
         assert!(is_quiet(&other));
+        let begun = Instant::now();
         socket::reset(leaver.into());
         assert_eq!(other.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset, "{resets:?}");
+        // What a server said gets a moment, though nothing is granted.
+        assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
         match end.told().how {
             End::Failed { side, .. } => assert_eq!(side, resets),
             how => panic!("{resets:?}: {how:?}"),
         }
+    }
+}
+
+/// The kernel keeps what had come before a reset: `recv` gives all of it, and then the error.
+#[test]
+fn what_a_server_said_before_its_reset_comes_as_fast_as_it_may_and_then_the_reset() {
+    for client_is_held in [false, true] {
+        let sluice = Sluice::with_pauses_of(700);
+        let Rig { mut client, mut server, end } = rig(PATIENT, &sluice);
+        if client_is_held {
+            client.write_all(b"nobody will read this").unwrap();
+        }
+        let said = bytes(23, 5000);
+        server.write_all(&said).unwrap();
+        assert!(is_quiet(&client));
+        // It is asked for leave again only when the server is dead.
+        sluice.open(Side::Server, said.len() as u64);
+        socket::reset(server.into());
+        let mut heard = vec![0; said.len()];
+        client.read_exact(&mut heard).unwrap();
+        assert_eq!(heard, *said);
+        assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+        assert!(matches!(end.told().how, End::Failed { side: Side::Server, .. }));
     }
 }
 

@@ -4,13 +4,22 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 
-use tidegate_races::core::priority::Reach;
+use tidegate_races::core::priority::{Among, Priority, Reach};
 use tidegate_races::live::{Permit, Room};
 
 use crate::{Witness, in_every_order, join, task, with_preemptions};
 
 async fn place(room: Arc<Room>) -> Permit {
-    poll_fn(|cx| room.poll_take_within(Reach::WHOLE, cx)).await
+    place_within(room, Reach::WHOLE).await
+}
+
+async fn place_within(room: Arc<Room>, reach: Reach) -> Permit {
+    poll_fn(|cx| room.poll_take_within(reach, cx)).await
+}
+
+/// Half of a room.
+fn half() -> Reach {
+    Among::new([Priority::Highest]).reach(Priority::Lowest)
 }
 
 #[test]
@@ -99,5 +108,51 @@ fn who_leaves_while_he_is_woken_takes_the_wake_up_from_nobody() {
         join([leaver]);
         drop(join([waiter]));
         assert_eq!(room.taken(), 0);
+    });
+}
+
+#[test]
+fn whose_part_comes_free_by_two_at_once_is_woken_by_the_second() {
+    with_preemptions(3, || {
+        let room = Room::new(2);
+        let [first, second] = [(); 2].map(|()| room.take().expect("it is free"));
+        let waiter = task(place_within(Arc::clone(&room), half()));
+        let giver = loom::thread::spawn(move || drop(first));
+        drop(second);
+        join([giver]);
+        drop(join([waiter]));
+        assert_eq!(room.taken(), 0);
+    });
+}
+
+#[test]
+fn who_is_passed_over_while_another_is_woken_is_not_forgotten() {
+    with_preemptions(2, || {
+        let room = Room::new(2);
+        let [first, second] = [(); 2].map(|()| room.take().expect("it is free"));
+        let come_and_go = |reach| {
+            let place = place_within(Arc::clone(&room), reach);
+            task(async move { drop(place.await) })
+        };
+        let visitors = [half(), Reach::WHOLE].map(come_and_go);
+        drop(first);
+        drop(second);
+        join(visitors);
+        assert_eq!(room.taken(), 0);
+    });
+}
+
+#[test]
+fn a_limit_that_rises_while_a_place_is_given_back_wakes_whoever_waits_for_a_part() {
+    with_preemptions(3, || {
+        let room = Room::new(2);
+        let [first, second] = [(); 2].map(|()| room.take().expect("it is free"));
+        let waiter = task(place_within(Arc::clone(&room), half()));
+        let giver = loom::thread::spawn(move || drop(first));
+        room.set_limit(4);
+        join([giver]);
+        drop(join([waiter]));
+        assert_eq!(room.taken(), 1);
+        drop(second);
     });
 }
