@@ -4,11 +4,13 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use tidegate::core::prefix::Prefix;
+use tidegate::core::priority::{Among, Priority};
 use tidegate::core::spread;
 
 use super::model::door;
 use super::plan;
 use super::search::Stage;
+use super::waiting::class_of;
 use super::world::{Client, Truth, WORKERS, World};
 
 /// Rounds in which things that were due bring about others that are due at once. Each client has a
@@ -125,8 +127,9 @@ impl World {
                 Some(place.ok_or("source-limit")?)
             }
         };
-        let room = self.listener.take();
-        assert_eq!(room.is_some(), self.clients.len() < door.most);
+        let class = class_of(from);
+        let room = self.listener.take_within(Among::new(Priority::ALL.iter().copied()).reach(class));
+        assert_eq!(room.is_some(), self.clients.len() < door::part(class, door.most), "room for {class}");
         let room = room.ok_or("listener-limit")?;
         if let Some(rate) = door.rate {
             let taken = self.gate.pass(rate, now);
@@ -254,6 +257,7 @@ impl World {
     fn is_due(&self, client: &Client) -> bool {
         let now = self.now;
         client.waits.as_ref().is_some_and(|waits| waits.deadline <= now)
+            || self.is_displaced(client)
             || match &client.stage {
                 Stage::Dialling(dial) => dial.ends <= now,
                 Stage::Pausing { until } => {
@@ -268,6 +272,9 @@ impl World {
         let now = self.now;
         if client.waits.as_ref().is_some_and(|waits| waits.deadline <= now) {
             return self.leave(client, "queue-timeout");
+        }
+        if self.is_displaced(&client) {
+            return self.leave(client, "displaced");
         }
         match std::mem::replace(&mut client.stage, Stage::InLine) {
             Stage::Dialling(dial) => self.end_dial(client, dial),

@@ -70,11 +70,12 @@ impl World {
     }
 
     pub fn join_line(&mut self, mut client: Client, queue: Queue) {
-        let ticket = self.live.line.join(Priority::default(), client.from, queue.max);
-        let is_full = self.models.line.len() >= queue.max;
-        assert_eq!(ticket.is_none(), is_full, "{} of {} wait", self.models.line.len(), queue.max);
+        let class = class_of(client.from);
+        let ticket = self.live.line.join(class, client.from, queue.max);
+        let has_room = self.models.line.has_room_for(class, queue.max);
+        assert_eq!(ticket.is_some(), has_room, "{} of {} wait", self.models.line.len(), queue.max);
         let Some(ticket) = ticket else { return self.leave(client, "queue-full") };
-        self.models.line.join(queue_source(client.from), client.id);
+        self.models.line.join((class, queue_source(client.from)), client.id, queue.max);
         self.trace.add("waits", format_args!("#{}", client.id));
         client.waits = Some(Waits {
             ticket,
@@ -124,6 +125,21 @@ impl World {
         is_called
     }
 
+    /// Is its place another's now, who is of a higher class. Whoever slept has been woken for it.
+    pub fn is_displaced(&self, client: &Client) -> bool {
+        let Some(waits) = &client.waits else { return false };
+        let waker = Waker::from(Arc::clone(&waits.bell));
+        let is_out = waits.ticket.poll_displaced(&mut Context::from_waker(&waker)).is_ready();
+        assert_eq!(is_out, !self.models.line.holds(client.id), "has #{} lost its place", client.id);
+        let was_rung = waits.bell.0.load(Ordering::Relaxed);
+        assert!(
+            !is_out || was_rung || !waits.is_asleep.get(),
+            "#{} was not woken for the loss of its place",
+            client.id
+        );
+        is_out
+    }
+
     /// The client asks again.
     pub fn ask_again(&mut self, mut client: Client) {
         client.search = Some(self.begin(client.from, Manner::Once));
@@ -138,4 +154,10 @@ fn queue_source(from: IpAddr) -> u128 {
         IpAddr::V4(ip) => u128::from(ip.to_bits()),
         IpAddr::V6(ip) => (ip.to_bits() >> 64) + (1 << 64),
     }
+}
+
+/// The class of whoever comes from there, as `priority_from` would name it.
+pub fn class_of(from: IpAddr) -> Priority {
+    let host = queue_source(from) as usize;
+    Priority::ALL[host % Priority::ALL.len()]
 }

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use tidegate::core::bucket::Rate;
 use tidegate::core::prefix::{Prefix, number};
+use tidegate::core::priority::Priority;
 
 /// The longest network that holds the address decides; of two alike the one that denies.
 pub fn admits(allow: &[Prefix], deny: &[Prefix], from: IpAddr) -> bool {
@@ -77,4 +78,16 @@ impl<K: Ord + Copy> Jars<K> {
             jar.filling = jar.filling.min(interval - 1);
         }
     }
+}
+
+/// How many may be in when one of that class comes, beside clients of all classes.
+pub fn part(class: Priority, most: usize) -> usize {
+    let percent = match class {
+        Priority::Highest => 100,
+        Priority::High => 95,
+        Priority::Normal => 90,
+        Priority::Low => 75,
+        Priority::Lowest => 50,
+    };
+    (most * percent / 100).max(1)
 }

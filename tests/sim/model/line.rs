@@ -1,34 +1,54 @@
 //! Who waits, and whose turn it is.
 
+use tidegate::core::priority::Priority;
+
 /// Clients that ask at the same time, at the most.
 const WIDTH_MAX: usize = 64;
 
-/// Of clients by number, from sources by number.
+/// Of clients by number, from sources by number, in classes.
 #[derive(Clone, Debug, Default)]
 pub struct Waiting {
     /// In the order of coming.
-    waiting: Vec<(u128, u64)>,
-    /// Sources of those, the one whose turn it is first.
-    turns: Vec<u128>,
-    called: Vec<u64>,
+    waiting: Vec<(Lane, u64)>,
+    /// Those who wait, by class and source, in the order of their turns.
+    turns: Vec<Lane>,
+    /// In the order of their turns, the highest class first.
+    called: Vec<(Priority, u64)>,
     width: usize,
 }
+
+type Lane = (Priority, u128);
 
 impl Waiting {
     pub fn len(&self) -> usize {
         self.waiting.len() + self.called.len()
     }
 
-    pub fn join(&mut self, source: u128, client: u64) {
-        self.waiting.push((source, client));
-        if !self.turns.contains(&source) {
-            self.turns.push(source);
+    pub fn holds(&self, client: u64) -> bool {
+        self.waiting.iter().any(|(_, one)| *one == client)
+            || self.called.iter().any(|(_, one)| *one == client)
+    }
+
+    /// May a client of this class stand in a line of so many: there is room, or somebody who has to stand back.
+    pub fn has_room_for(&self, class: Priority, most: usize) -> bool {
+        self.len() < most || self.lowest().is_some_and(|lowest| class < lowest)
+    }
+
+    pub fn join(&mut self, lane: Lane, client: u64, most: usize) {
+        if self.len() >= most {
+            self.put_one_out();
+        }
+        self.waiting.push((lane, client));
+        if !self.turns.contains(&lane) {
+            self.turns.push(lane);
         }
         self.call();
     }
 
     pub fn may_ask(&self, client: u64) -> bool {
-        self.called.iter().take(self.width.max(1)).any(|called| *called == client)
+        let highest = self.called.first().map(|(class, _)| *class);
+        let mut first = self.called.iter().take(self.width.max(1));
+        first.any(|(class, called)| *called == client && Some(*class) == highest)
     }
 
     pub fn in_vain(&mut self) {
@@ -41,20 +61,40 @@ impl Waiting {
     }
 
     pub fn leave(&mut self, client: u64) {
-        self.called.retain(|called| *called != client);
+        self.called.retain(|(_, called)| *called != client);
         self.waiting.retain(|(_, waits)| *waits != client);
-        self.turns.retain(|turn| self.waiting.iter().any(|(source, _)| source == turn));
+        self.turns.retain(|turn| self.waiting.iter().any(|(lane, _)| lane == turn));
         self.call();
     }
 
+    fn lowest(&self) -> Option<Priority> {
+        let waiting = self.waiting.iter().map(|((class, _), _)| *class);
+        waiting.chain(self.called.iter().map(|(class, _)| *class)).max()
+    }
+
+    /// Of the lowest class: who came last of those who are not called, or else who was called last.
+    fn put_one_out(&mut self) {
+        let Some(lowest) = self.lowest() else { return };
+        match self.waiting.iter().rposition(|((class, _), _)| *class == lowest) {
+            Some(last) => _ = self.waiting.remove(last),
+            None => _ = self.called.pop(),
+        }
+        self.turns.retain(|turn| self.waiting.iter().any(|(lane, _)| lane == turn));
+    }
+
+    /// As many as may ask are called, and of a higher class all that would ask before them.
     fn call(&mut self) {
-        while self.called.len() < self.width.max(1) && !self.turns.is_empty() {
-            let source = self.turns.remove(0);
-            let first = self.waiting.iter().position(|(other, _)| *other == source);
+        while let Some(class) = self.turns.iter().map(|(class, _)| *class).min()
+            && self.called.get(self.width.max(1) - 1).is_none_or(|(last, _)| class < *last)
+        {
+            let turn = self.turns.iter().position(|(other, _)| *other == class);
+            let lane = self.turns.remove(turn.expect("somebody of that class has it"));
+            let first = self.waiting.iter().position(|(other, _)| *other == lane);
             let (_, client) = self.waiting.remove(first.expect("a turn is of somebody who waits"));
-            self.called.push(client);
-            if self.waiting.iter().any(|(other, _)| *other == source) {
-                self.turns.push(source);
+            let behind = self.called.iter().position(|(other, _)| *other > class);
+            self.called.insert(behind.unwrap_or(self.called.len()), (class, client));
+            if self.waiting.iter().any(|(other, _)| *other == lane) {
+                self.turns.push(lane);
             }
         }
         if self.len() == 0 {
