@@ -47,7 +47,7 @@ const STEPS: u64 = 20_000;
 const SEEDS: [u64; 4] = [1, 2, 3, 4];
 
 /// What happens in every 100,000 steps; a simulation in which it does not shows nothing.
-const WORDS: [&str; 31] = [
+const WORDS: [&str; 32] = [
     "acl-deny",
     "after",
     "all",
@@ -60,6 +60,7 @@ const WORDS: [&str; 31] = [
     "failed",
     "gives-up",
     "known",
+    "last-resort",
     "leap",
     "leaves",
     "listener-limit",

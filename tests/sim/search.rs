@@ -77,7 +77,7 @@ impl World {
             None => {
                 // There may be another pool to ask, or this one may be a canary.
                 let again = Manner::AgainAfterPauses;
-                let manner = self.dice.weighted(&[(7, again), (1, Manner::Once), (1, Manner::Canary)]);
+                let manner = self.dice.weighted(&[(7, again), (1, Manner::Sound), (1, Manner::Canary)]);
                 client.search = Some(self.begin(client.from, manner));
                 self.go_on(client);
             }
@@ -97,6 +97,16 @@ impl World {
             key,
             news: self.news,
         }
+    }
+
+    /// The other pools had nobody either.
+    fn ask_all_the_same(&mut self, mut client: Client, mut search: Search) {
+        self.trace.add("last-resort", format_args!("#{}", client.id));
+        let (again, once) = (Manner::AgainAfterPauses, Manner::Once);
+        search.manner = if self.dice.once_in(2) { again } else { once };
+        search.met.was_full = false;
+        client.search = Some(search);
+        self.go_on(client);
     }
 
     fn begin_after(&mut self, canary: Search, from: IpAddr) -> Search {
@@ -125,6 +135,9 @@ impl World {
                     // The canary is a fallback of the main pool, too.
                     client.search = Some(self.begin_after(search, client.from));
                     return self.go_on(client);
+                }
+                if search.manner == Manner::Sound {
+                    return self.ask_all_the_same(client, search);
                 }
                 return self.give_up(client, search);
             }
