@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use super::{Pass, Permit, PoolLive, Retry, ServerLive, Tie};
 use crate::core::affinity::{By, Key};
 use crate::core::balance::{Ask, Choice, Chooser, Field};
-use crate::core::budget;
+use crate::core::budget::{self, Odds};
 use crate::core::slow_start::Share;
 
 /// A pool at one moment, as a walk sees it. A server's number is its place in the pool.
@@ -228,7 +228,9 @@ impl<'l> Search<'l> {
         loop {
             let (look, choice) = self.pick(pool, rules, manner, now).ok_or(End::NobodyLeft)?;
             if leave.is_none() {
-                leave = Some(self.leave(rules, manner, now)?);
+                let has_failed = pool.server(choice.server).guard.has_failed();
+                let odds = if has_failed { Odds::Bad } else { Odds::Fair };
+                leave = Some(self.leave(rules, manner, odds, now)?);
             }
             let choice = look.known_server(rules, choice).unwrap_or(choice);
             let server = pool.server(choice.server);
@@ -268,7 +270,13 @@ impl<'l> Search<'l> {
     }
 
     /// One more attempt, while there are any, and time, and, from the second on, the pool's budget bears it.
-    fn leave(&self, rules: &Rules, manner: Manner, now: Instant) -> Result<Option<Retry<'l>>, End> {
+    fn leave(
+        &self,
+        rules: &Rules,
+        manner: Manner,
+        odds: Odds,
+        now: Instant,
+    ) -> Result<Option<Retry<'l>>, End> {
         if self.attempts == 0 {
             return Ok(None);
         }
@@ -277,7 +285,7 @@ impl<'l> Search<'l> {
         if self.attempts >= most || is_late {
             return Err(End::Enough);
         }
-        let retry = self.live.retry(rules.budget, now);
+        let retry = self.live.retry(rules.budget, odds, now);
         self.is_over_budget.set(retry.is_none());
         retry.map(Some).ok_or(End::Enough)
     }
@@ -295,11 +303,12 @@ impl<'l> Search<'l> {
         if !is_of_use || self.refused.is_empty() || self.is_worth_waiting(rules) {
             return None;
         }
-        if self.pause_end.is_none() {
+        let end = self.pause_end.unwrap_or_else(|| {
             let pause = budget::pause(rules.backoff, rules.max_backoff, self.pauses, random());
             self.pauses += 1;
-            self.pause_end = Some(now + pause).filter(|end| *end < self.begun + rules.deadline);
-        }
+            now + pause
+        });
+        self.pause_end = Some(end).filter(|end| *end < self.begun + rules.deadline);
         self.pause_end
     }
 
