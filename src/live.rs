@@ -23,7 +23,7 @@ pub use room::{Permit, Room};
 pub use route::RouteLive;
 
 use crate::core::affinity::{Key, Table};
-use crate::core::budget::Budget;
+use crate::core::budget::{Budget, Odds};
 use crate::core::latency::Latency;
 use crate::core::outlier::Ward;
 use crate::core::slow_start::Share;
@@ -114,10 +114,11 @@ impl PoolLive {
     }
 
     /// Leave to retry, if the budget has any; `share` is what the plan allows.
-    pub fn retry(&self, share: f64, now: Instant) -> Option<Retry<'_>> {
+    pub fn retry(&self, share: f64, odds: Odds, now: Instant) -> Option<Retry<'_>> {
         let connections = self.turn.load(Ordering::Relaxed);
-        let may = self.budget().take(share, connections, now);
-        may.then_some(Retry { pool: self, is_ended: false })
+        let may = self.budget().take(share, odds, connections, now);
+        // Not made first and dropped then: that would give back what was never taken.
+        may.then(|| Retry { pool: self, odds, is_ended: false })
     }
 
     /// Whoever panicked in here has counted one retry or not.
@@ -130,6 +131,7 @@ impl PoolLive {
 #[derive(Debug)]
 pub struct Retry<'a> {
     pool: &'a PoolLive,
+    odds: Odds,
     is_ended: bool,
 }
 
@@ -138,14 +140,14 @@ impl Retry<'_> {
     pub fn end(mut self, found: bool, now: Instant) {
         self.is_ended = true;
         let connections = self.pool.turn.load(Ordering::Relaxed);
-        self.pool.budget().on_end(found, connections, now);
+        self.pool.budget().on_end(self.odds, found, connections, now);
     }
 }
 
 impl Drop for Retry<'_> {
     fn drop(&mut self) {
         if !self.is_ended {
-            self.pool.budget().on_abandoned();
+            self.pool.budget().on_abandoned(self.odds);
         }
     }
 }

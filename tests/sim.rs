@@ -61,6 +61,7 @@ const WORDS: [&str; 32] = [
     "failed",
     "gives-up",
     "known",
+    "last-resort",
     "leap",
     "leaves",
     "listener-limit",

@@ -2,7 +2,9 @@
 //!
 //! Pure. The budget is a share of the pool's traffic, so that a pool whose servers are all dead is
 //! not dialled many times as often as one that works. The retries of a client who finds a
-//! server in the end cost nothing: a few dead servers among good ones never use it up.
+//! server in the end cost nothing: a few dead servers among good ones never use it up. One that is made on a
+//! server which has just failed somebody counts from its beginning: so a storm is bounded before the first
+//! search of it has ended.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +21,31 @@ pub struct Budget {
     begun: Option<Instant>,
     /// The half under way, the one before.
     halves: [Half; 2],
-    under_way: u32,
+    under_way: UnderWay,
+}
+
+/// What a retry may be expected to come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Odds {
+    /// The server took its last client: the retry counts by what became of others.
+    Fair,
+    /// It did not. Another such retry is made only while there is room for all of them.
+    Bad,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct UnderWay {
+    fair: u32,
+    bad: u32,
+}
+
+impl UnderWay {
+    fn of(&mut self, odds: Odds) -> &mut u32 {
+        match odds {
+            Odds::Fair => &mut self.fair,
+            Odds::Bad => &mut self.bad,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -34,23 +60,27 @@ impl Budget {
     /// Lets one more retry be made, or says no. `share` is what retries in vain may be of the
     /// traffic, and `connections` how many the pool has had so far. Whoever may retry says
     /// afterwards how it went.
-    pub fn take(&mut self, share: f64, connections: u64, now: Instant) -> bool {
+    pub fn take(&mut self, share: f64, odds: Odds, connections: u64, now: Instant) -> bool {
         self.look_back(connections, now);
         let sum = |read: fn(&Half) -> u32| f64::from(self.halves.iter().map(read).sum::<u32>());
         let (in_vain, of_use) = (sum(|half| half.in_vain), sum(|half| half.of_use));
         // Those under way count by what became of the others.
         let doubt = if in_vain > 0.0 { in_vain / (in_vain + of_use) } else { 0.0 };
         let traffic = connections.saturating_sub(self.halves[1].connections_before);
-        let may = in_vain + doubt * f64::from(self.under_way) < LEAST + share * traffic as f64;
-        self.under_way += u32::from(may);
+        let UnderWay { fair, bad } = self.under_way;
+        // Whoever has a good server left to ask is not held up by those who have not.
+        let weight = if odds == Odds::Bad { 1.0 } else { doubt };
+        let counted = in_vain + doubt * f64::from(fair) + weight * f64::from(bad);
+        let may = counted < LEAST + share * traffic as f64;
+        *self.under_way.of(odds) += u32::from(may);
         may
     }
 
     /// A client has ended its search, of which this was one retry: it found a server or not. The retry
     /// counts from now on, and not from when it began: else what takes longest would be forgotten soonest.
-    pub fn on_end(&mut self, found: bool, connections: u64, now: Instant) {
+    pub fn on_end(&mut self, odds: Odds, found: bool, connections: u64, now: Instant) {
         self.look_back(connections, now);
-        self.under_way = self.under_way.saturating_sub(1);
+        self.on_abandoned(odds);
         let half = &mut self.halves[0];
         match found {
             true => half.of_use = half.of_use.saturating_add(1),
@@ -59,8 +89,9 @@ impl Budget {
     }
 
     /// The client left before the end, or had nobody to ask: its retry says nothing.
-    pub fn on_abandoned(&mut self) {
-        self.under_way = self.under_way.saturating_sub(1);
+    pub fn on_abandoned(&mut self, odds: Odds) {
+        let under_way = self.under_way.of(odds);
+        *under_way = under_way.saturating_sub(1);
     }
 
     fn look_back(&mut self, connections: u64, now: Instant) {
@@ -90,6 +121,7 @@ pub fn pause(backoff: Duration, most: Duration, times: u32, random: u64) -> Dura
 mod tests {
     use proptest::prelude::*;
 
+    use super::Odds::{Bad, Fair};
     use super::*;
 
     /// `clients` come to a pool, one each millisecond, and want `wanted` retries each, which go as
@@ -99,12 +131,12 @@ mod tests {
         for client in 1..=clients {
             now += Duration::from_millis(1);
             for _ in 0..wanted {
-                if !budget.take(share, client, now) {
+                if !budget.take(share, Fair, client, now) {
                     break;
                 }
                 made += 1;
                 let found = is_found(made);
-                budget.on_end(found, client, now);
+                budget.on_end(Fair, found, client, now);
                 if found {
                     break;
                 }
@@ -132,42 +164,54 @@ mod tests {
     #[test]
     fn many_retries_at_once_are_no_storm_while_they_find_a_server_and_one_when_they_do_not() {
         let (mut budget, now) = (Budget::default(), Instant::now());
-        assert!((0..10_000).all(|_| budget.take(0.0, 0, now)), "nothing speaks against it yet");
+        assert!((0..10_000).all(|_| budget.take(0.0, Fair, 0, now)), "nothing speaks against it yet");
         for _ in 0..100 {
-            budget.on_end(false, 0, now);
+            budget.on_end(Fair, false, 0, now);
         }
-        assert!(!budget.take(0.0, 0, now));
+        assert!(!budget.take(0.0, Fair, 0, now));
+    }
+
+    #[test]
+    fn a_storm_on_servers_that_have_failed_is_bounded_before_the_first_search_has_ended() {
+        // The bug: until then every retry was allowed, however many clients began at the same moment.
+        let (mut budget, now) = (Budget::default(), Instant::now());
+        budget.look_back(0, now);
+        let allowed = (0..10_000).filter(|_| budget.take(0.2, Bad, 1000, now)).count();
+        assert_eq!(allowed, 300, "a hundred, and a fifth of the clients");
+        assert!(budget.take(0.2, Fair, 1000, now), "a good server may be asked all the same");
+        budget.on_abandoned(Bad);
+        assert!(budget.take(0.2, Bad, 1000, now) && !budget.take(0.2, Bad, 1000, now));
     }
 
     #[test]
     fn what_is_long_past_is_forgotten() {
         let (mut budget, now) = (Budget::default(), Instant::now());
-        while budget.take(0.0, 0, now) {
-            budget.on_end(false, 0, now);
+        while budget.take(0.0, Fair, 0, now) {
+            budget.on_end(Fair, false, 0, now);
         }
-        assert!(!budget.take(0.0, 0, now + Duration::from_secs(9)));
-        assert!(budget.take(0.0, 0, now + Duration::from_secs(11)));
+        assert!(!budget.take(0.0, Fair, 0, now + Duration::from_secs(9)));
+        assert!(budget.take(0.0, Fair, 0, now + Duration::from_secs(11)));
     }
 
     #[test]
     fn what_took_long_to_fail_is_not_forgotten_the_sooner() {
         // The bug: retries counted for the half in which somebody last began one, however long ago it was.
         let (mut budget, begun) = (Budget::default(), Instant::now());
-        (0..100).for_each(|_| _ = budget.take(0.0, 0, begun));
+        (0..100).for_each(|_| _ = budget.take(0.0, Fair, 0, begun));
         let late = begun + Duration::from_secs(9);
-        (0..100).for_each(|_| budget.on_end(false, 0, late));
-        assert!(!budget.take(0.0, 0, late + Duration::from_secs(4)));
-        assert!(budget.take(0.0, 0, late + Duration::from_secs(10)));
+        (0..100).for_each(|_| budget.on_end(Fair, false, 0, late));
+        assert!(!budget.take(0.0, Fair, 0, late + Duration::from_secs(4)));
+        assert!(budget.take(0.0, Fair, 0, late + Duration::from_secs(10)));
     }
 
     #[test]
     fn whoever_leaves_early_costs_nothing() {
         let (mut budget, now) = (Budget::default(), Instant::now());
-        budget.take(0.0, 0, now);
-        budget.on_end(false, 0, now);
+        budget.take(0.0, Fair, 0, now);
+        budget.on_end(Fair, false, 0, now);
         for _ in 0..10_000 {
-            assert!(budget.take(0.0, 0, now));
-            budget.on_abandoned();
+            assert!(budget.take(0.0, Fair, 0, now));
+            budget.on_abandoned(Fair);
         }
     }
 
@@ -201,17 +245,17 @@ mod tests {
     #[test]
     fn those_under_way_count_by_what_became_of_the_others() {
         let (mut budget, now) = (Budget::default(), Instant::now());
-        (0..100).for_each(|_| assert!(budget.take(0.0, 0, now)));
-        (0..100).for_each(|number| budget.on_end(number % 2 == 0, 0, now));
+        (0..100).for_each(|_| assert!(budget.take(0.0, Fair, 0, now)));
+        (0..100).for_each(|number| budget.on_end(Fair, number % 2 == 0, 0, now));
         // 50 in vain; of those under way every second one may be.
-        assert_eq!((0..1000).take_while(|_| budget.take(0.0, 0, now)).count(), 100);
+        assert_eq!((0..1000).take_while(|_| budget.take(0.0, Fair, 0, now)).count(), 100);
     }
 
     #[test]
     fn traffic_of_long_ago_allows_nothing() {
         let (mut budget, now) = (Budget::default(), Instant::now());
-        while budget.take(1.0, 1_000_000, now) {
-            budget.on_end(false, 1_000_000, now);
+        while budget.take(1.0, Fair, 1_000_000, now) {
+            budget.on_end(Fair, false, 1_000_000, now);
         }
         assert_eq!(budget.halves[0].in_vain, LEAST as u32);
     }
@@ -220,9 +264,9 @@ mod tests {
     fn the_half_before_counts_until_another_has_passed() {
         let (mut budget, begun) = (Budget::default(), Instant::now());
         let after = |seconds| begun + Duration::from_secs(seconds);
-        assert!(budget.take(0.0, 0, after(0)) && budget.take(0.0, 0, after(6)));
-        (0..100).for_each(|_| budget.on_end(false, 0, after(6)));
-        assert!(!budget.take(0.0, 0, after(7)) && !budget.take(0.0, 0, after(14)));
-        assert!(budget.take(0.0, 0, after(15)));
+        assert!(budget.take(0.0, Fair, 0, after(0)) && budget.take(0.0, Fair, 0, after(6)));
+        (0..100).for_each(|_| budget.on_end(Fair, false, 0, after(6)));
+        assert!(!budget.take(0.0, Fair, 0, after(7)) && !budget.take(0.0, Fair, 0, after(14)));
+        assert!(budget.take(0.0, Fair, 0, after(15)));
     }
 }

@@ -63,7 +63,7 @@ pub(super) struct Waiting<'a> {
     pub(super) met: Cow<'static, str>,
 }
 
-/// A server of the first pool of the way that has one for this client; else the first line in which it
+/// A server of the first pool of the way that has one for this client, ejected ones after all others; else the first line in which it
 /// may wait, or how it ended. A canary without a server costs the client one connect at most: neither
 /// does it wait for one there, nor does it end by it.
 async fn first_found<'a>(
@@ -72,37 +72,37 @@ async fn first_found<'a>(
     visit: &Visit,
     worker: &Worker,
 ) -> Result<Result<(Sock, Permit, Arc<Pool>), Waiting<'a>>, Close> {
-    let (mut end, mut line, mut asked) = (None, None, None::<Box<Hunt<'_>>>);
-    for Step { pool, flow, is_canary } in way.steps() {
+    let (mut end, mut line) = (None, None);
+    // Pools that had nobody for this client; at most as many as the way has.
+    let mut asked: Vec<Hunt<'_>> = Vec::new();
+    for Step { pool, flow, manner, is_again } in way.steps() {
+        let is_canary = manner == Manner::Canary;
         if !is_canary && visit.side.get() == Side::Canary {
             way.leave_canary(visit, worker);
         }
         // Whoever waits already comes first.
         if let Some(queue) = pool.plan.queue.filter(|_| pool.live.line.length() > 0) {
-            if is_canary {
-                continue;
+            if !is_canary {
+                line.get_or_insert(Waiting { pool, flow, queue, met: "".into() });
             }
-            line.get_or_insert(Waiting { pool, flow, queue, met: "".into() });
             continue;
         }
         let tries = visit.attempts.borrow().len();
-        let manner = match pool.plan.fallback {
-            _ if is_canary => Manner::Canary,
-            None => Manner::AgainAfterPauses,
-            Some(_) => Manner::Once,
+        let before = asked.iter().position(|hunt| hunt.is_in(pool)).map(|place| asked.swap_remove(place));
+        let mut hunt = match before {
+            Some(hunt) if is_again && hunt.is_over_budget() => continue, // as was told and counted
+            Some(hunt) if is_again => hunt,
+            // The canary may be a fallback of the main pool, too.
+            Some(canary) => Hunt::begin(pool, flow, visit, worker).after(canary),
+            None => Hunt::begin(pool, flow, visit, worker),
         };
-        let mut hunt = Hunt::begin(pool, flow, visit, worker);
-        // The canary may be a fallback of the main pool, too.
-        if let Some(canary) = asked.take_if(|canary| canary.is_in(pool)) {
-            hunt = hunt.after(*canary);
-        }
         match hunt.search(client, manner, visit, worker).await {
             Ok((server, lease)) => return Ok(Ok((server, lease, Arc::clone(pool)))),
             // Another pool would meet the same.
             Err(unserved) if matches!(unserved.close.reason, Reason::ClientReset | Reason::FdExhausted) => {
                 return Err(unserved.close);
             }
-            Err(_) if is_canary => asked = Some(Box::new(hunt)),
+            Err(_) if is_canary => {}
             Err(unserved) => {
                 if let Some(queue) = may_wait(&unserved, pool) {
                     line.get_or_insert(Waiting { pool, flow, queue, met: unserved.close.detail.clone() });
@@ -113,6 +113,7 @@ async fn first_found<'a>(
                 }
             }
         }
+        asked.push(hunt);
     }
     if let Some(line) = line {
         return Ok(Err(line));

@@ -10,6 +10,7 @@ use super::visit::{Side, Visit};
 use super::worker::Worker;
 use crate::core::outcome::{By, Close, How, Phase, Reason};
 use crate::live::RouteLive;
+use crate::live::search::Manner;
 use crate::snapshot::{Listener, Pool, Target};
 use crate::telemetry::stats::Flow;
 
@@ -24,16 +25,28 @@ pub(super) struct Way<'w> {
 pub(super) struct Step<'w> {
     pub(super) pool: &'w Arc<Pool>,
     pub(super) flow: &'w Arc<Flow>,
-    pub(super) is_canary: bool,
+    pub(super) manner: Manner,
+    /// It has been asked for its sound servers, and so were all others.
+    pub(super) is_again: bool,
 }
 
 impl<'w> Way<'w> {
-    /// The canary where it is the client's, and in any case the pool itself and those that it falls back to.
+    /// The canary where it is the client's, and in any case the pool itself and those that it falls back to. Where
+    /// there are such, all are asked for their sound servers first, and then for whoever is left.
     pub(super) fn steps(self) -> impl Iterator<Item = Step<'w>> {
-        let canary = self.target.canary.as_ref().filter(|_| self.is_canary);
-        let first = canary.map(|canary| Step { pool: &canary.pool, flow: &canary.flow, is_canary: true });
-        let chain = self.target.pool.chain().zip(&self.target.flows);
-        first.into_iter().chain(chain.map(|(pool, flow)| Step { pool, flow, is_canary: false }))
+        let target = self.target;
+        let canary = target.canary.as_ref().filter(|_| self.is_canary);
+        let step = |manner, is_again| move |(pool, flow)| Step { pool, flow, manner, is_again };
+        let canary = canary.map(|canary| (&canary.pool, &canary.flow)).map(step(Manner::Canary, false));
+        let chain = || target.pool.chain().zip(&target.flows);
+        let has_others = target.pool.fallback.is_some();
+        let sound = chain().filter(move |_| has_others).map(step(Manner::Sound, false));
+        let left = chain().map(move |(pool, flow)| {
+            let is_last = pool.fallback.is_none();
+            let manner = if is_last { Manner::AgainAfterPauses } else { Manner::Once };
+            step(manner, has_others)((pool, flow))
+        });
+        canary.into_iter().chain(sound).chain(left)
     }
 
     /// The canary had no server for the client: from here on it is one of the main pool's.

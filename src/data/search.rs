@@ -54,6 +54,10 @@ impl<'p> Hunt<'p> {
         Hunt { walk: self.walk.after(before.walk), ..self }
     }
 
+    pub(super) fn is_over_budget(&self) -> bool {
+        self.walk.is_over_budget()
+    }
+
     pub(super) fn is_in(&self, pool: &Pool) -> bool {
         Arc::ptr_eq(&self.pool.live, &pool.live)
     }

@@ -24,6 +24,9 @@ const DOUBT_TIMES: u32 = 4;
 const DOUBT_LEAST: Duration = Duration::from_secs(1);
 const DOUBT_MOST: Duration = Duration::from_secs(5);
 
+/// The first of the ticks: whatever lasts until then is over.
+const LONG_AGO: u64 = 1;
+
 /// One server's. It outlives every reload.
 #[derive(Debug)]
 pub struct Guard {
@@ -37,8 +40,8 @@ pub struct Guard {
     gate: AtomicU64,
     /// Until when it is ejected; 0 is not.
     ejected_until: AtomicU64,
-    /// Where there are no rules: until when others are asked first, because it did not take its last
-    /// client; 0 is not, since it did.
+    /// Until when others are asked first, because it did not take its last client; 0 is not, since it did.
+    /// Where there are rules, it is they who say who is asked first: it is [`LONG_AGO`] then.
     doubted_until: AtomicU64,
     inside: Mutex<Inside>,
 }
@@ -135,6 +138,11 @@ impl Guard {
     /// Is it better asked after all others: ejected, or without rules and in doubt.
     pub fn is_suspect(&self, now: Instant) -> bool {
         self.is_ejected(now) || self.is_before(&self.doubted_until, now)
+    }
+
+    /// It did not take the last client that tried to connect, as far as is known.
+    pub fn has_failed(&self) -> bool {
+        self.doubted_until.load(Ordering::Relaxed) != 0
     }
 
     fn is_before(&self, until: &AtomicU64, now: Instant) -> bool {
@@ -269,6 +277,7 @@ impl Pass<'_> {
         if !self.guard.is_on.load(Ordering::Relaxed) {
             return self.guard.doubt(took, now);
         }
+        self.guard.doubted_until.store(LONG_AGO, Ordering::Relaxed);
         self.tell_breaker(|breaker, entry| _ = breaker.on_failure(entry, now));
         if self.is_watched {
             self.guard.on_service(false, now);

@@ -5,6 +5,7 @@
 //! the same walk against plain models.
 
 use std::cell::Cell;
+use std::mem;
 use std::net::IpAddr;
 use std::ptr;
 use std::sync::{Arc, Weak};
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 use super::{Pass, Permit, PoolLive, Retry, ServerLive, Tie};
 use crate::core::affinity::{By, Key};
 use crate::core::balance::{Ask, Choice, Chooser, Field};
-use crate::core::budget;
+use crate::core::budget::{self, Odds};
 use crate::core::slow_start::Share;
 
 /// A pool at one moment, as a walk sees it. A server's number is its place in the pool.
@@ -51,7 +52,9 @@ pub enum Manner {
     AgainAfterPauses,
     /// Once: there is another pool to ask, or the client waits in the line, which makes the pauses.
     Once,
-    /// Once, and one failure is enough: a canary is an experiment, and costs its client one connect at most.
+    /// Once, and nobody who is ejected: there is another pool to ask, and this one is asked again after it.
+    Sound,
+    /// The same, and one failure is enough: a canary is an experiment, and costs its client one connect at most.
     Canary,
 }
 
@@ -98,7 +101,7 @@ pub struct Search<'l> {
     /// Servers asked.
     attempts: u32,
     pauses: u32,
-    is_pausing: bool,
+    is_round_over: bool,
     /// Of the pause under way: it goes on when news have cut it short and nobody was found by them.
     pause_end: Option<Instant>,
     /// Those that failed; see [`Failed`]. At most as many as there are attempts.
@@ -108,9 +111,9 @@ pub struct Search<'l> {
     /// that failed, and only who is not has retried in vain.
     retries: Vec<Retry<'l>>,
     is_over_budget: Cell<bool>,
-    /// Since the last pause: servers whose last place another worker took between the choice and the taking.
+    /// In this round, from one pause to the next: servers whose last place another worker took between the choice and the taking.
     lost: Vec<usize>,
-    /// Since the last pause: a server that could be asked had no room.
+    /// In this round: a server that could be asked had no room.
     has_full: Cell<bool>,
 }
 
@@ -123,7 +126,7 @@ impl<'l> Search<'l> {
             begun: now,
             attempts: 0,
             pauses: 0,
-            is_pausing: false,
+            is_round_over: false,
             pause_end: None,
             refused: Vec::new(),
             silent: Vec::new(),
@@ -134,7 +137,8 @@ impl<'l> Search<'l> {
         }
     }
 
-    /// Whom to ask of the pool as it is now, or what else to do. `random` is a fresh random number.
+    /// Whom to ask of the pool as it is now, or what else to do. `random` is a fresh random number. After it has
+    /// given up it may be asked in another manner: then it goes on where it was.
     pub fn next<'p>(
         &mut self,
         pool: &impl Pool<'p>,
@@ -142,16 +146,18 @@ impl<'l> Search<'l> {
         now: Instant,
         random: impl FnOnce() -> u64,
     ) -> Step<'p> {
-        if std::mem::take(&mut self.is_pausing) {
+        if mem::take(&mut self.is_round_over) {
             self.begin_round(now);
         }
         let rules = pool.rules();
         match self.choose(pool, &rules, manner, now) {
             Ok(next) => Step::Ask(next),
-            Err(End::Enough) => Step::GiveUp,
-            Err(End::NobodyLeft) => {
-                let pause = self.pause(&rules, manner, now, random);
-                self.is_pausing = pause.is_some();
+            Err(end) => {
+                self.is_round_over = true;
+                let pause = match end {
+                    End::NobodyLeft => self.pause(&rules, manner, now, random),
+                    End::Enough => None,
+                };
                 pause.map_or(Step::GiveUp, Step::PauseUntil)
             }
         }
@@ -198,7 +204,7 @@ impl<'l> Search<'l> {
         self.is_over_budget.get()
     }
 
-    /// A pause is over, or something has changed meanwhile. Only after a whole pause are those that refused
+    /// A pause is over, something has changed meanwhile, or other pools have been asked. Only after a whole pause are those that refused
     /// asked again.
     fn begin_round(&mut self, now: Instant) {
         if self.pause_end.is_some_and(|end| end <= now) {
@@ -220,9 +226,11 @@ impl<'l> Search<'l> {
     ) -> Result<Next<'p>, End> {
         let mut leave = None;
         loop {
-            let (look, choice) = self.pick(pool, rules, now).ok_or(End::NobodyLeft)?;
+            let (look, choice) = self.pick(pool, rules, manner, now).ok_or(End::NobodyLeft)?;
             if leave.is_none() {
-                leave = Some(self.leave(rules, manner, now)?);
+                let has_failed = pool.server(choice.server).guard.has_failed();
+                let odds = if has_failed { Odds::Bad } else { Odds::Fair };
+                leave = Some(self.leave(rules, manner, odds, now)?);
             }
             let choice = look.known_server(rules, choice).unwrap_or(choice);
             let server = pool.server(choice.server);
@@ -243,6 +251,7 @@ impl<'l> Search<'l> {
         &'s self,
         pool: &'s P,
         rules: &Rules,
+        manner: Manner,
         now: Instant,
     ) -> Option<(Look<'s, 'l, P>, Choice)> {
         let of = |takes_suspects| {
@@ -252,13 +261,22 @@ impl<'l> Search<'l> {
         };
         of(false).or_else(|| {
             // Ejected servers are out for long, those in doubt for seconds.
-            let holds_out = !rules.ejects && self.is_worth_waiting(rules);
+            let holds_out = match rules.ejects {
+                true => matches!(manner, Manner::Sound | Manner::Canary),
+                false => self.is_worth_waiting(rules),
+            };
             if holds_out { None } else { of(true) }
         })
     }
 
     /// One more attempt, while there are any, and time, and, from the second on, the pool's budget bears it.
-    fn leave(&self, rules: &Rules, manner: Manner, now: Instant) -> Result<Option<Retry<'l>>, End> {
+    fn leave(
+        &self,
+        rules: &Rules,
+        manner: Manner,
+        odds: Odds,
+        now: Instant,
+    ) -> Result<Option<Retry<'l>>, End> {
         if self.attempts == 0 {
             return Ok(None);
         }
@@ -267,7 +285,7 @@ impl<'l> Search<'l> {
         if self.attempts >= most || is_late {
             return Err(End::Enough);
         }
-        let retry = self.live.retry(rules.budget, now);
+        let retry = self.live.retry(rules.budget, odds, now);
         self.is_over_budget.set(retry.is_none());
         retry.map(Some).ok_or(End::Enough)
     }
@@ -285,11 +303,12 @@ impl<'l> Search<'l> {
         if !is_of_use || self.refused.is_empty() || self.is_worth_waiting(rules) {
             return None;
         }
-        if self.pause_end.is_none() {
+        let end = self.pause_end.unwrap_or_else(|| {
             let pause = budget::pause(rules.backoff, rules.max_backoff, self.pauses, random());
             self.pauses += 1;
-            self.pause_end = Some(now + pause).filter(|end| *end < self.begun + rules.deadline);
-        }
+            now + pause
+        });
+        self.pause_end = Some(end).filter(|end| *end < self.begun + rules.deadline);
         self.pause_end
     }
 

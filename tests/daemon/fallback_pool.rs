@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use nix::sys::signal::Signal;
 
-use crate::peers::{Client, Greeter, config, config_at, dead, nobody};
+use crate::peers::{Client, Greeter, config, config_at, dead, named, nobody};
 use crate::support::record::{failed_attempts, field, word};
 use crate::support::{Daemon, PATIENCE, eventually};
 
@@ -75,6 +75,27 @@ fn a_pool_that_is_down_or_full_falls_back_and_comes_back() {
     let _back = Greeter::at("main", address);
     up(2.0);
     assert_eq!(serves(front), "main");
+}
+
+/// The bug: a pool's ejected servers were asked before the pool that it falls back to.
+#[test]
+fn a_server_that_is_ejected_is_asked_only_when_no_other_pool_has_one() {
+    let (gone, rescue) = (nobody(), Greeter::start("rescue"));
+    let ejects =
+        "[pool.p.outlier_detection]\nconsecutive_failures = 1\nmax_ejected = \"100%\"\neject_for = \"1h\"";
+    let more = format!("balance = \"first\"\nfallback = \"q\"\n{ejects}");
+    let (text, front) = config(&[named("gone", gone), dead("b")], "", &more);
+    let daemon = Daemon::start(&and(text, &[("q", rescue.toml(), "")]));
+    let failed = |clients: usize| {
+        let log = daemon.access_log_of(clients);
+        let last = log.last().expect("one for each client");
+        failed_attempts(last).iter().map(|(server, _)| (*server).to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!((serves(front).as_str(), failed(1).join(" ").as_str()), ("rescue", "gone b"));
+    assert_eq!((serves(front).as_str(), failed(2).join(" ").as_str()), ("rescue", "b"), "`gone` is out");
+    drop(rescue);
+    let _back = Greeter::at("gone", gone);
+    assert_eq!((serves(front).as_str(), failed(3).join(" ").as_str()), ("gone", "b rescue"));
 }
 
 #[test]

@@ -224,6 +224,22 @@ fn a_storm_against_a_dead_pool_is_bounded_by_the_budget() {
     assert!(records.any(|record| word(&record, "close.detail").contains("budget")));
 }
 
+/// The bug: until the first of them had ended its search, all who came at the same moment might retry.
+#[test]
+fn a_storm_of_clients_that_come_at_once_is_bounded_while_nobody_has_answered() {
+    let holes = [BlackHole::start(), BlackHole::start(), BlackHole::start()];
+    let servers: Vec<_> =
+        holes.iter().zip(["a", "b", "c"]).map(|(hole, name)| named(name, hole.address)).collect();
+    // Longer than it takes four hundred clients to come.
+    let more = "connect_timeout = \"2s\"\nretry = { attempts = 3, budget = \"0%\" }";
+    let (text, front) = config(&servers, "", more);
+    let daemon = Daemon::start(&text);
+    assert!(crowd(front, 400).is_empty());
+    let dials = daemon.metric("tidegate_server_connect_failures_total", &[]);
+    // And a few that go to a server before it has failed anybody.
+    assert!((500.0..=540.0).contains(&dials), "{dials} connects for 400 clients, and not 1200");
+}
+
 #[test]
 fn a_dead_server_among_good_ones_never_uses_up_the_budget() {
     let server = Greeter::start("alive");

@@ -57,7 +57,10 @@ impl World {
         self.trace.step += 1;
         match self.dice.weighted(ACTIONS) {
             Action::Arrive => self.arrive(),
-            Action::Rush => (0..self.dice.between(10, 80)).for_each(|_| self.arrive()),
+            Action::Rush => {
+                let most = self.dice.weighted(&[(3, 80), (1, 400)]);
+                (0..self.dice.between(10, most)).for_each(|_| self.arrive());
+            }
             Action::Leave => self.one_leaves(),
             Action::GiveUp => {
                 if let Some(client) = self.any_client() {
@@ -198,8 +201,8 @@ impl World {
             }
             Stage::Pausing { .. } | Stage::InLine => {}
         }
-        let retries = client.search.as_ref().map_or(0, |search| search.met.retries);
-        (0..retries).for_each(|_| self.models.retries.on_end(None, now));
+        let retries = client.search.iter().flat_map(|search| &search.met.retries);
+        retries.for_each(|is_bad| self.models.retries.on_end(*is_bad, None, now));
         if client.waits.is_some() {
             self.models.line.leave(client.id);
         }

@@ -77,7 +77,7 @@ impl World {
             None => {
                 // There may be another pool to ask, or this one may be a canary.
                 let again = Manner::AgainAfterPauses;
-                let manner = self.dice.weighted(&[(7, again), (1, Manner::Once), (1, Manner::Canary)]);
+                let manner = self.dice.weighted(&[(7, again), (1, Manner::Sound), (1, Manner::Canary)]);
                 client.search = Some(self.begin(client.from, manner));
                 self.go_on(client);
             }
@@ -97,6 +97,16 @@ impl World {
             key,
             news: self.news,
         }
+    }
+
+    /// The other pools had nobody either.
+    fn ask_all_the_same(&mut self, mut client: Client, mut search: Search) {
+        self.trace.add("last-resort", format_args!("#{}", client.id));
+        let (again, once) = (Manner::AgainAfterPauses, Manner::Once);
+        search.manner = if self.dice.once_in(2) { again } else { once };
+        search.met.was_full = false;
+        client.search = Some(search);
+        self.go_on(client);
     }
 
     fn begin_after(&mut self, canary: Search, from: IpAddr) -> Search {
@@ -126,6 +136,9 @@ impl World {
                     client.search = Some(self.begin_after(search, client.from));
                     return self.go_on(client);
                 }
+                if search.manner == Manner::Sound {
+                    return self.ask_all_the_same(client, search);
+                }
                 return self.give_up(client, search);
             }
         }
@@ -153,8 +166,8 @@ impl World {
 
     fn end_retries(&mut self, search: &mut Search, found: bool) {
         search.walk.end(found, self.now);
-        for _ in 0..std::mem::take(&mut search.met.retries) {
-            self.models.retries.on_end(Some(found), self.now);
+        for is_bad in std::mem::take(&mut search.met.retries) {
+            self.models.retries.on_end(is_bad, Some(found), self.now);
         }
     }
 
@@ -165,9 +178,11 @@ impl World {
         self.trace.add("choose", format_args!("s{id} {}", choice.why));
         let most = if search.manner == Manner::Canary { 1 } else { plan.attempts };
         assert!(search.met.asked < most, "attempt {} of {most}", search.met.asked + 1);
+        // Of a server that the client is known to, nobody knows whom it was asked instead of.
+        let is_bad = choice.why.ground != Ground::Affinity && self.server(id).doubt.has_failed;
         if search.met.asked > 0 {
             assert!(now - search.met.begun < plan.deadline, "s{id} is asked after the deadline");
-            self.models.retries.on_take(plan.budget, true, now);
+            self.models.retries.on_take(plan.budget, is_bad, true, now);
             self.trace.add("retry", format_args!(""));
         }
         let view = View { world: self, search };
@@ -189,7 +204,7 @@ impl World {
         }
         self.check_tie(search, from, choice, &candidates);
         search.met.was_full |= has_full;
-        search.met.on_ask();
+        search.met.on_ask(is_bad);
     }
 
     /// Is it the server that this client is known to, if that one can serve, and no other.
@@ -242,7 +257,7 @@ impl World {
         if search.walk.is_over_budget() {
             assert!(search.met.asked > 0 && !is_late);
             self.trace.add("no-retry", format_args!(""));
-            return self.models.retries.on_take(plan.budget, false, now);
+            return self.models.retries.on_take(plan.budget, false, false, now);
         }
         let has_failed_canary = search.manner == Manner::Canary && search.met.asked > 0;
         if search.met.asked >= plan.attempts || is_late || has_failed_canary {
@@ -252,7 +267,7 @@ impl World {
         let (met, whole) = (&search.met, search.met.whole(plan.backoff, plan.max_backoff));
         let may_pause = search.manner == Manner::AgainAfterPauses && met.has_refused();
         let is_full = plan.queue.is_some() && search.walk.has_full();
-        let is_too_late = now + whole >= met.begun + plan.deadline && met.pause_end.is_none();
+        let is_too_late = met.pause_end.unwrap_or(now + whole) >= met.begun + plan.deadline;
         assert!(!may_pause || is_full || is_too_late, "it gives up early: {met:?}");
     }
 

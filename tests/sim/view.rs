@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use tidegate::core::balance::{Choice, Kind};
 use tidegate::core::health::State;
+use tidegate::live::search::Manner;
 
 use super::search::Search;
 use super::world::{Pool, PoolPlace, Server, World};
@@ -27,13 +28,19 @@ impl View<'_> {
         let is_sound = |place: &usize| !self.server(*place).is_suspect(self.world.now);
         let has_room = |place: &usize| !self.is_full(*place);
         let mut open: Vec<_> = self.not_done_with().filter(has_room).collect();
-        if open.iter().any(is_sound) {
+        if open.iter().any(is_sound) || self.passes_over_ejected() {
             open.retain(is_sound);
         }
         let places = &self.search.pool.places;
         let lowest = open.iter().map(|place| places[*place].plan.tier).min();
         open.retain(|place| Some(places[*place].plan.tier) == lowest);
         open
+    }
+
+    /// There are other pools to ask before those of this one that are out.
+    fn passes_over_ejected(&self) -> bool {
+        let is_before_others = matches!(self.search.manner, Manner::Sound | Manner::Canary);
+        is_before_others && self.search.pool.plan.guard.outlier.is_some()
     }
 
     /// Those that could be asked if they had room: they serve, have not failed the client, and may be tried.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use loom::thread;
 use tidegate_races::core::affinity::Key;
+use tidegate_races::core::budget::Odds;
 use tidegate_races::live::{
     Affinity, Answers, Guard, Loads, PoolLive, Room, RouteLive, ServerLive, Tie, Warmup,
 };
@@ -74,14 +75,50 @@ fn once_one_retry_was_in_vain_those_that_race_do_not_go_over_the_budget() {
     with_preemptions(2, || {
         let (pool, now) = (PoolLive::new(0), Instant::now());
         // A quiet pool bears a hundred in vain; one is left.
-        (0..99).for_each(|_| pool.retry(0.0, now).expect("there are more").end(false, now));
+        (0..99).for_each(|_| pool.retry(0.0, Odds::Fair, now).expect("there are more").end(false, now));
         let worker = |_| {
             let pool = Arc::clone(&pool);
-            thread::spawn(move || pool.retry(0.0, now).map(|retry| retry.end(false, now)).is_some())
+            thread::spawn(move || pool.retry(0.0, Odds::Fair, now).map(|retry| retry.end(false, now)).is_some())
         };
         let made = join((0..2).map(worker).collect::<Vec<_>>()).into_iter().filter(|made| *made).count();
         assert_eq!(made, 1);
-        assert!(pool.retry(0.0, now).is_none());
+        assert!(pool.retry(0.0, Odds::Fair, now).is_none());
+    });
+}
+
+#[test]
+fn of_retries_that_race_against_a_dead_pool_none_is_over_the_budget_before_any_has_ended() {
+    with_preemptions(2, || {
+        let (pool, now) = (PoolLive::new(0), Instant::now());
+        let under_way: Vec<_> = (0..99).filter_map(|_| pool.retry(0.0, Odds::Bad, now)).collect();
+        assert_eq!(under_way.len(), 99);
+        let worker = |_| {
+            let pool = Arc::clone(&pool);
+            thread::spawn(move || {
+                let retry = pool.retry(0.0, Odds::Bad, now);
+                let is_made = retry.is_some();
+                retry.into_iter().for_each(|retry| retry.end(false, now));
+                is_made
+            })
+        };
+        let made = join((0..2).map(worker).collect::<Vec<_>>()).into_iter().filter(|made| *made).count();
+        assert_eq!(made, 1);
+    });
+}
+
+/// The bug: each refusal took one that was under way off the count.
+#[test]
+fn a_retry_that_is_refused_gives_nothing_back() {
+    in_every_order(|| {
+        let (pool, now) = (PoolLive::new(0), Instant::now());
+        let under_way: Vec<_> = (0..100).filter_map(|_| pool.retry(0.0, Odds::Bad, now)).collect();
+        let worker = thread::spawn({
+            let pool = Arc::clone(&pool);
+            move || assert!(pool.retry(0.0, Odds::Bad, now).is_none())
+        });
+        assert!(pool.retry(0.0, Odds::Bad, now).is_none());
+        join([worker]);
+        assert!(pool.retry(0.0, Odds::Bad, now).is_none() && under_way.len() == 100);
     });
 }
 
@@ -89,14 +126,14 @@ fn once_one_retry_was_in_vain_those_that_race_do_not_go_over_the_budget() {
 fn a_retry_that_its_client_left_costs_nothing() {
     in_every_order(|| {
         let (pool, now) = (PoolLive::new(0), Instant::now());
-        (0..99).for_each(|_| pool.retry(0.0, now).expect("there are more").end(false, now));
+        (0..99).for_each(|_| pool.retry(0.0, Odds::Fair, now).expect("there are more").end(false, now));
         let worker = thread::spawn({
             let pool = Arc::clone(&pool);
-            move || drop(pool.retry(0.0, now))
+            move || drop(pool.retry(0.0, Odds::Fair, now))
         });
-        drop(pool.retry(0.0, now));
+        drop(pool.retry(0.0, Odds::Fair, now));
         join([worker]);
-        assert!(pool.retry(0.0, now).is_some());
+        assert!(pool.retry(0.0, Odds::Fair, now).is_some());
     });
 }
 

@@ -1,4 +1,4 @@
-//! A server without rules that did not take its last client.
+//! A server that did not take its last client.
 
 use std::time::{Duration, Instant};
 
@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 pub struct Doubt {
     has_rules: bool,
     until: Option<Instant>,
+    /// Whether there are rules or not.
+    pub has_failed: bool,
 }
 
 impl Doubt {
     pub fn set_rules(&mut self, has_rules: bool) {
-        *self = Doubt { has_rules, until: None };
+        *self = Doubt { has_rules, ..Doubt::default() };
     }
 
     pub fn is_on(&self, now: Instant) -> bool {
@@ -25,6 +27,7 @@ impl Doubt {
     }
 
     pub fn on_failure(&mut self, took: Duration, now: Instant) {
+        self.has_failed = true;
         if !self.has_rules {
             let fourfold = (took * 4).clamp(Duration::from_secs(1), Duration::from_secs(5));
             self.until = Some(now + fourfold);
@@ -32,6 +35,6 @@ impl Doubt {
     }
 
     pub fn trust(&mut self) {
-        self.until = None;
+        (self.until, self.has_failed) = (None, false);
     }
 }

@@ -7,8 +7,8 @@ pub struct Met {
     pub begun: Instant,
     /// Servers asked, one as often as it was.
     pub asked: u32,
-    /// Of those asked after the first, leave that has not come back.
-    pub retries: usize,
+    /// For each asked after the first: had that one failed its last client.
+    pub retries: Vec<bool>,
     /// Who did not take it, and has not been forgiven.
     refused: Vec<u64>,
     silent: Vec<u64>,
@@ -23,7 +23,7 @@ impl Met {
         Met {
             begun: now,
             asked: 0,
-            retries: 0,
+            retries: Vec::new(),
             refused: Vec::new(),
             silent: Vec::new(),
             pauses: 0,
@@ -45,8 +45,10 @@ impl Met {
         Met { refused: self.refused, silent: self.silent, ..Met::new(now) }
     }
 
-    pub fn on_ask(&mut self) {
-        self.retries += usize::from(self.asked > 0);
+    pub fn on_ask(&mut self, is_bad: bool) {
+        if self.asked > 0 {
+            self.retries.push(is_bad);
+        }
         self.asked += 1;
     }
 
