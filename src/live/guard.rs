@@ -120,8 +120,11 @@ impl Guard {
         if inside.outlier.is_none() {
             self.ejected_until.store(0, Ordering::Relaxed);
         }
-        self.is_on.store(inside.breaker.is_some() || inside.outlier.is_some(), Ordering::Relaxed);
-        self.doubted_until.store(0, Ordering::Relaxed);
+        let is_on = inside.breaker.is_some() || inside.outlier.is_some();
+        self.is_on.store(is_on, Ordering::Relaxed);
+        if is_on {
+            self.doubted_until.store(0, Ordering::Relaxed); // from here on the rules say who is asked
+        }
         self.note_gate(&inside);
     }
 
@@ -363,6 +366,18 @@ mod tests {
             guard.is_suspect(after(4.9)) && !guard.is_suspect(after(5.1)),
             "it costs a client two seconds"
         );
+    }
+
+    /// The bug: each reload sent everybody back to the dead server, which had the fewest connections.
+    #[test]
+    fn a_reload_without_rules_leaves_the_doubt_and_one_with_rules_ends_it() {
+        let now = Instant::now();
+        let guard = Guard::new(now, Arc::default());
+        guard.enter(now).expect("no rules").failed(Duration::from_secs(1), now);
+        guard.set_rules(Rules::default());
+        assert!(guard.is_suspect(now));
+        guard.set_rules(breaking(Some(BREAKER)));
+        assert!(!guard.is_suspect(now));
     }
 
     #[test]

@@ -12,7 +12,7 @@ pub struct Doubt {
 
 impl Doubt {
     pub fn set_rules(&mut self, has_rules: bool) {
-        *self = Doubt { has_rules, ..Doubt::default() };
+        *self = Doubt { has_rules, until: self.until.filter(|_| !has_rules), ..Doubt::default() };
     }
 
     pub fn is_on(&self, now: Instant) -> bool {
