@@ -13,6 +13,14 @@ use crate::core::health::State;
 use crate::live::ServerLive;
 use crate::snapshot::{Pool, Server, Snapshot};
 
+/// A server's connections have some time left.
+pub(super) struct Drain {
+    /// `None`: it was up again in time.
+    deadline: Option<Instant>,
+    /// When the task looks again that waits for the deadline, or one before that.
+    wakes_at: Instant,
+}
+
 impl Worker {
     /// Ends, or gives a time to end, whatever is on servers that were not down before.
     pub(super) fn let_go_of_lost(self: &Rc<Self>, before: &Snapshot, now: &Snapshot) {
@@ -45,30 +53,41 @@ impl Worker {
     /// One task for each server that drains: one that goes up and down again moves its deadline.
     fn drain(self: &Rc<Self>, server: &Arc<ServerLive>, deadline: Instant) {
         let key = Arc::as_ptr(server) as usize;
-        let before = self.draining.borrow_mut().insert(key, Some(deadline));
-        // The task of a later deadline finds its entry gone when it wakes; that of an earlier one sleeps on.
-        if before.is_some_and(|before| before.is_none_or(|before| before <= deadline)) {
+        let mut draining = self.draining.borrow_mut();
+        let wakes_at = draining.get(&key).map_or(deadline, |before| before.wakes_at.min(deadline));
+        let before = draining.insert(key, Drain { deadline: Some(deadline), wakes_at });
+        // The task of an earlier deadline sleeps on; that of a later one finds its entry gone when it wakes.
+        if before.is_some_and(|before| before.wakes_at <= deadline) {
             return;
         }
         let (worker, server) = (Rc::clone(self), Arc::clone(server));
+        drop(draining);
         self.net.spawn(async move {
-            let deadline = |worker: &Worker| worker.draining.borrow().get(&key).copied().flatten();
-            while let Some(left) = deadline(&worker).map(|at| at.saturating_duration_since(worker.net.now()))
-                && !left.is_zero()
+            while let Some(at) = worker.next_look(key)
+                && at > worker.net.now()
             {
-                worker.net.sleep(left).await;
+                worker.net.sleep(at.saturating_duration_since(worker.net.now())).await;
             }
-            let was_called_off = worker.draining.borrow_mut().remove(&key).flatten().is_none();
+            let drain = worker.draining.borrow_mut().remove(&key);
+            let was_called_off = drain.is_none_or(|drain| drain.deadline.is_none());
             if !was_called_off && worker.drains_still(&server) {
                 worker.cut_server(&server, Cut::Drained);
             }
         });
     }
 
+    /// The deadline of a drain, for the task that sleeps until then.
+    fn next_look(&self, key: usize) -> Option<Instant> {
+        let mut draining = self.draining.borrow_mut();
+        let drain = draining.get_mut(&key)?;
+        drain.wakes_at = drain.deadline?;
+        drain.deadline
+    }
+
     /// A server that is up again in time keeps its connections.
     fn call_off(&self, server: &Arc<ServerLive>) {
-        if let Some(deadline) = self.draining.borrow_mut().get_mut(&(Arc::as_ptr(server) as usize)) {
-            *deadline = None;
+        if let Some(drain) = self.draining.borrow_mut().get_mut(&(Arc::as_ptr(server) as usize)) {
+            drain.deadline = None;
         }
     }
 

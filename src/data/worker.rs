@@ -18,6 +18,7 @@ use slab::Slab;
 use super::accept::Door;
 use super::handover::{Crew, Taken};
 use super::listen::Bound;
+use super::lost::Drain;
 use super::signal::{Bell, Signal};
 use super::visit::{Cut, Visit};
 use crate::config::plan::Io;
@@ -158,7 +159,7 @@ pub(super) struct Worker {
     pub(super) news: Bell,
     /// When the connections of servers that went down are cut, by the address of the server's counts, which
     /// its task holds; `None` is called off. One entry for each task, see `lost.rs`.
-    pub(super) draining: RefCell<HashMap<usize, Option<Instant>>>,
+    pub(super) draining: RefCell<HashMap<usize, Drain>>,
     /// The open connections.
     visits: RefCell<Slab<Rc<Visit>>>,
     next_conn: Cell<u64>,
