@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use self::gate::Gate;
 pub use bandwidth::SharedBandwidth;
 pub use guard::{Circuit, Guard, Pass, Rules, Watched};
-pub use line::{Line, Ticket};
+pub use line::{Line, Ticket, Turn};
 pub use room::{Permit, Room};
 pub use route::RouteLive;
 

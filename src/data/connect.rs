@@ -5,20 +5,21 @@
 //! clients wait: that is `wait.rs`.
 
 use std::borrow::Cow;
+use std::ptr;
 use std::sync::Arc;
 
 use super::accept::Places;
 use super::admit::Admitted;
 use super::failure::refusal;
-use super::route::{Step, Way};
+use super::route::{Step, Way, route_again};
 use super::search::Hunt;
 use super::visit::{Side, Visit};
 use super::wait::{may_wait, wait};
 use super::worker::Worker;
 use crate::config::plan;
 use crate::core::outcome::{Close, Reason};
-use crate::live::Permit;
 use crate::live::search::Manner;
+use crate::live::{Permit, PoolLive, Turn};
 use crate::net::Sock;
 use crate::snapshot::Pool;
 use crate::telemetry::stats::Flow;
@@ -34,6 +35,44 @@ pub(super) struct Joined {
     pub(super) pool: Arc<Pool>,
 }
 
+/// A server that took the client, a place on it, and its pool.
+pub(super) type Found = (Sock, Permit, Arc<Pool>);
+
+/// The line that a client may wait in.
+pub(super) struct Waiting {
+    pub(super) pool: Arc<Pool>,
+    pub(super) flow: Arc<Flow>,
+    pub(super) queue: plan::Queue,
+    /// What the client has met before; empty where others stood in the line already.
+    pub(super) met: Cow<'static, str>,
+}
+
+/// Who asks.
+#[derive(Clone, Copy)]
+pub(super) enum Asker<'a> {
+    /// One that has just come. Where others wait for a pool it stands behind them: what comes after that
+    /// pool in its way comes after it in theirs.
+    Newcomer,
+    /// One in that pool's line whose turn it is.
+    Called { line: &'a PoolLive, turn: Turn },
+}
+
+impl Asker<'_> {
+    /// How this one asks whom a newcomer asks in that manner.
+    fn manner(self, manner: Manner) -> Manner {
+        match (self, manner) {
+            (Asker::Called { turn: Turn::Behind, .. }, _) => Manner::Trusted,
+            // The line makes the pauses.
+            (Asker::Called { turn: Turn::First, .. }, Manner::AgainAfterPauses) => Manner::Once,
+            (_, manner) => manner,
+        }
+    }
+
+    fn is_in_line_of(self, pool: &Pool) -> bool {
+        matches!(self, Asker::Called { line, .. } if ptr::eq(line, &raw const *pool.live))
+    }
+}
+
 /// # Errors
 /// How it ended when no server took the client, or the client did not wait.
 pub(super) async fn connect(
@@ -43,35 +82,34 @@ pub(super) async fn connect(
     worker: &Worker,
 ) -> Result<Joined, Close> {
     let Admitted { sock: client, places } = admitted;
-    let (server, lease, pool) = match first_found(&client, way, visit, worker).await? {
-        Ok(found) => found,
-        Err(line) => {
-            let pool = Arc::clone(line.pool);
-            let (server, lease) = wait(&client, line, visit, worker).await?;
-            (server, lease, pool)
+    let mut asked = first_found(&client, way, Asker::Newcomer, visit, worker).await?;
+    let (server, lease, pool) = loop {
+        let line = match asked {
+            Ok(found) => break found,
+            Err(line) => line,
+        };
+        if let Some(found) = wait(&client, &line, visit, worker).await? {
+            break found;
         }
+        // A reload has taken its way to that pool away.
+        let world = worker.listener(&visit.listener.name);
+        let world = world.ok_or_else(|| refusal(Reason::NoRoute, "the listener is gone".to_owned()))?;
+        let way = route_again(&world, visit, worker)?;
+        asked = first_found(&client, way, Asker::Newcomer, visit, worker).await?;
     };
     Ok(Joined { client, server, _places: places, _lease: lease, pool })
 }
 
-/// The line that a client may wait in.
-pub(super) struct Waiting<'a> {
-    pub(super) pool: &'a Arc<Pool>,
-    pub(super) flow: &'a Arc<Flow>,
-    pub(super) queue: plan::Queue,
-    /// What the client has met before; empty where others stood in the line already.
-    pub(super) met: Cow<'static, str>,
-}
-
-/// A server of the first pool of the way that has one for this client, ejected ones after all others; else the first line in which it
-/// may wait, or how it ended. A canary without a server costs the client one connect at most: neither
-/// does it wait for one there, nor does it end by it.
-async fn first_found<'a>(
+/// A server of the first pool of the way that has one for this client, ejected ones after all others; else
+/// the first line in which it may wait, or how it ended. A canary without a server costs the client one
+/// connect at most: neither does it wait for one there, nor does it end by it.
+pub(super) async fn first_found(
     client: &Sock,
-    way: Way<'a>,
+    way: Way<'_>,
+    asker: Asker<'_>,
     visit: &Visit,
     worker: &Worker,
-) -> Result<Result<(Sock, Permit, Arc<Pool>), Waiting<'a>>, Close> {
+) -> Result<Result<Found, Waiting>, Close> {
     let (mut end, mut line) = (None, None);
     // Pools that had nobody for this client; at most as many as the way has.
     let mut asked: Vec<Hunt<'_>> = Vec::new();
@@ -81,11 +119,15 @@ async fn first_found<'a>(
             way.leave_canary(visit, worker);
         }
         // Whoever waits already comes first.
-        if let Some(queue) = pool.plan.queue.filter(|_| pool.live.line.length() > 0) {
-            if !is_canary {
-                line.get_or_insert(Waiting { pool, flow, queue, met: "".into() });
+        let queue = pool.plan.queue.filter(|_| pool.live.line.length() > 0 && !asker.is_in_line_of(pool));
+        match (queue, asker) {
+            (Some(_), Asker::Newcomer) if is_canary => continue,
+            (Some(queue), Asker::Newcomer) => {
+                line.get_or_insert(waiting(pool, flow, queue, "".into()));
+                break;
             }
-            continue;
+            (Some(_), Asker::Called { .. }) => continue,
+            (None, _) => {}
         }
         let tries = visit.attempts.borrow().len();
         let before = asked.iter().position(|hunt| hunt.is_in(pool)).map(|place| asked.swap_remove(place));
@@ -96,7 +138,7 @@ async fn first_found<'a>(
             Some(canary) => Hunt::begin(pool, flow, visit, worker).after(canary),
             None => Hunt::begin(pool, flow, visit, worker),
         };
-        match hunt.search(client, manner, visit, worker).await {
+        match hunt.search(client, asker.manner(manner), visit, worker).await {
             Ok((server, lease)) => return Ok(Ok((server, lease, Arc::clone(pool)))),
             // Another pool would meet the same.
             Err(unserved) if matches!(unserved.close.reason, Reason::ClientReset | Reason::FdExhausted) => {
@@ -104,8 +146,9 @@ async fn first_found<'a>(
             }
             Err(_) if is_canary => {}
             Err(unserved) => {
-                if let Some(queue) = may_wait(&unserved, pool) {
-                    line.get_or_insert(Waiting { pool, flow, queue, met: unserved.close.detail.clone() });
+                let is_better = line.is_none() || asker.is_in_line_of(pool);
+                if let Some(queue) = may_wait(&unserved, pool).filter(|_| is_better) {
+                    line = Some(waiting(pool, flow, queue, unserved.close.detail.clone()));
                 }
                 // A pool with nobody to try has nothing to add to what the ones before it met.
                 if end.is_none() || visit.attempts.borrow().len() > tries {
@@ -120,6 +163,10 @@ async fn first_found<'a>(
     }
     let close = end.unwrap_or_else(|| refusal(Reason::NoHealthyServer, "there is no pool".to_owned()));
     Err(with_fallbacks(close, &way.target.pool, visit))
+}
+
+fn waiting(pool: &Arc<Pool>, flow: &Arc<Flow>, queue: plan::Queue, met: Cow<'static, str>) -> Waiting {
+    Waiting { pool: Arc::clone(pool), flow: Arc::clone(flow), queue, met }
 }
 
 /// Says that the other pools had no server either.

@@ -4,13 +4,14 @@
 //! that rejects, is refused here. As yet a route looks at the address alone.
 
 use std::net::IpAddr;
+use std::ptr;
 use std::sync::Arc;
 
 use super::visit::{Side, Visit};
 use super::worker::Worker;
 use crate::core::outcome::{By, Close, How, Phase, Reason};
-use crate::live::RouteLive;
 use crate::live::search::Manner;
+use crate::live::{PoolLive, RouteLive};
 use crate::snapshot::{Listener, Pool, Target};
 use crate::telemetry::stats::Flow;
 
@@ -49,6 +50,16 @@ impl<'w> Way<'w> {
         canary.into_iter().chain(sound).chain(left)
     }
 
+    /// Is this one of the pools.
+    pub(super) fn leads_to(self, pool: &PoolLive) -> bool {
+        self.pools().any(|other| ptr::eq(&raw const *other.live, pool))
+    }
+
+    /// The main pool and those that it falls back to.
+    pub(super) fn pools(self) -> impl Iterator<Item = &'w Arc<Pool>> {
+        self.target.pool.chain()
+    }
+
     /// The canary had no server for the client: from here on it is one of the main pool's.
     pub(super) fn leave_canary(self, visit: &Visit, worker: &Worker) {
         if let (Some(canary), Some(flow)) = (&self.target.canary, self.target.flows.first()) {
@@ -69,8 +80,8 @@ pub(super) fn route<'w>(world: &'w Listener, visit: &Visit, worker: &Worker) -> 
     visit.side.set(Side::Main);
     if let Some(live) = &route.live {
         live.stats.of(worker.index).connections.add(1);
-        visit.take_route(live);
     }
+    visit.take_route(route.live.as_ref());
     let Some(target) = &route.target else {
         return Err(rejected(route.live.as_deref(), client));
     };
@@ -83,6 +94,19 @@ pub(super) fn route<'w>(world: &'w Listener, visit: &Visit, worker: &Worker) -> 
         visit.side.set(Side::Canary);
     }
     Ok(Way { target, is_canary: canary.is_some() })
+}
+
+/// The way of a client that was routed before it had to wait: by the same route, where there is one still. A
+/// canary has had its turn then.
+///
+/// # Errors
+/// As for one that comes now.
+pub(super) fn route_again<'w>(world: &'w Listener, visit: &Visit, worker: &Worker) -> Result<Way<'w>, Close> {
+    let same = world.routes.iter().find(|route| visit.has_route(route.live.as_ref()));
+    match same.and_then(|route| route.target.as_ref()) {
+        Some(target) => Ok(Way { target, is_canary: false }),
+        None => route(world, visit, worker),
+    }
 }
 
 fn no_route(world: &Listener, client: IpAddr) -> Close {

@@ -242,7 +242,8 @@ impl<'a> Round<'a> {
         let (tries, servers, pools) = self.tally();
         let of =
             if pools > 1 { "several pools".to_owned() } else { format!("pool `{}`", self.pool.plan.name) };
-        if servers > 1 {
+        // What this machine is short of says nothing of the servers.
+        if servers > 1 && failure.reason != Reason::PortExhausted {
             close.reason = Reason::AllAttemptsFailed;
         }
         if tries > 1 {

@@ -4,7 +4,7 @@
 //! connection must not hold on to a world that has been reloaded away.
 
 use std::borrow::Cow;
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub(super) struct Visit {
     /// Of the pool that serves it: another one once a fallback has been asked.
     pub(super) flow: RefCell<Arc<Flow>>,
     /// The route that took it, where there is more than one way to go.
-    pub(super) route: OnceCell<Arc<RouteLive>>,
+    pub(super) route: RefCell<Option<Arc<RouteLive>>>,
     pub(super) side: Cell<Side>,
     pub(super) attempts: RefCell<Vec<Attempt>>,
     /// Outlier detection has not heard yet how the server serves this client.
@@ -111,7 +111,7 @@ impl Visit {
             local,
             listener,
             flow: RefCell::new(flow),
-            route: OnceCell::new(),
+            route: RefCell::default(),
             side: Cell::new(Side::Unrouted),
             attempts: RefCell::default(),
             is_watched: Cell::new(false),
@@ -126,8 +126,12 @@ impl Visit {
         })
     }
 
-    pub(super) fn take_route(&self, route: &Arc<RouteLive>) {
-        let _ = self.route.set(Arc::clone(route)); // each connection is routed once
+    pub(super) fn take_route(&self, route: Option<&Arc<RouteLive>>) {
+        self.route.replace(route.map(Arc::clone));
+    }
+
+    pub(super) fn has_route(&self, route: Option<&Arc<RouteLive>>) -> bool {
+        self.route.borrow().as_ref().map(Arc::as_ptr) == route.map(Arc::as_ptr)
     }
 
     /// It is counted there from now on.
@@ -145,7 +149,8 @@ impl Visit {
             Side::Canary => "canary",
             Side::LeftCanary => "canary-fallback",
         };
-        let route = self.route.get().map(|route| route.name.as_str());
+        let route = self.route.borrow();
+        let route = route.as_ref().map(|route| route.name.as_str());
         Some(match (route.filter(|name| *name != Route::DEFAULT), canary) {
             (None, "") => Route::DEFAULT.into(),
             (None, canary) => canary.into(),

@@ -1,40 +1,45 @@
 //! Waits in the pool's line until a server takes the client, or it has waited long enough.
 //!
-//! Whose turn it is says `live/line.rs`. Who is called asks servers as `search.rs` does, and again
-//! whenever something has changed (a place was given back, a server came up, the file was
+//! Whose turn it is says `live/line.rs`. Who is called asks the pools of its way as `connect.rs` does, and
+//! again whenever something has changed (a place was given back, a server came up, the file was
 //! reloaded) or a pause has passed, since a server that nobody checks tells nobody that it is back.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::future::poll_fn;
+use std::convert::Infallible;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::pin::pin;
+use std::ptr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use super::connect::Waiting;
+use super::connect::{Asker, Found, Waiting, first_found};
 use super::failure::Unserved;
-use super::search::{Found, Hunt};
+use super::route::{Way, route_again};
 use super::visit::Visit;
 use super::worker::Worker;
 use crate::config::plan::{OnNoServer, Queue};
 use crate::core::budget;
 use crate::core::outcome::{By, Close, How, Phase, Reason};
-use crate::live::Ticket;
-use crate::live::search::Manner;
+use crate::live::{PoolLive, ServerLive, Ticket, Turn};
 use crate::net::{Either, Sock, either};
 use crate::snapshot::Pool;
-use crate::telemetry::stats::Flow;
+
+/// How long a client whose turn it is may ask before the next one asks, too: longer than it takes to
+/// connect where servers are near, and too short to be noticed in a line.
+const KEPT_AFTER: Duration = Duration::from_millis(50);
 
 /// May a client that met this end wait instead.
 pub(super) fn may_wait(end: &Unserved, pool: &Pool) -> Option<Queue> {
     use Reason::{
-        AllAttemptsFailed, ConnectTimeout, NoHealthyServer, ServerLimit, ServerMarkedDown, ServerRefused,
-        ServerReset, ServerUnreachable,
+        AllAttemptsFailed, ConnectTimeout, NoHealthyServer, PortExhausted, ServerLimit, ServerMarkedDown,
+        ServerRefused, ServerReset, ServerUnreachable,
     };
     let queue = pool.plan.queue?;
     let is_worth_it = match end.close.reason {
-        ServerLimit => true,
+        ServerLimit | PortExhausted => true, // others will end
         NoHealthyServer | AllAttemptsFailed | ServerRefused | ServerReset | ServerUnreachable
         | ServerMarkedDown | ConnectTimeout => end.has_full || pool.plan.on_no_server == OnNoServer::Queue,
         _ => false,
@@ -42,31 +47,37 @@ pub(super) fn may_wait(end: &Unserved, pool: &Pool) -> Option<Queue> {
     is_worth_it.then_some(queue)
 }
 
+/// `None`: a reload has taken the client's way to this pool away.
+///
 /// # Errors
 /// `queue_full`, `queue_timeout`, or how it ended otherwise.
 pub(super) async fn wait(
     client: &Sock,
-    line: Waiting<'_>,
+    line: &Waiting,
     visit: &Visit,
     worker: &Worker,
-) -> Result<Found, Close> {
+) -> Result<Option<Found>, Close> {
     let Waiting { pool, flow, queue, met } = line;
     visit.turn_to(flow); // whatever becomes of it, it waited for this pool
     let (name, begun) = (&pool.plan.name, worker.net.now());
     let Some(ticket) = pool.live.line.join(visit.class, visit.client.ip(), queue.max) else {
-        let detail = format!("{} clients wait for pool `{name}` already{}", queue.max, because(&met));
+        let detail = format!("{} clients wait for pool `{name}` already{}", queue.max, because(met));
         return Err(refusal(Reason::QueueFull, How::Policy, detail));
     };
-    let met = RefCell::new(met);
+    let met = RefCell::new(met.clone());
     let end = {
-        let asked = pin!(ask_in_turn(client, (pool, flow), &ticket, &met, visit, worker));
+        let asked = pin!(ask_in_turn(client, &pool.live, &ticket, &met, visit, worker));
         let asked = pin!(worker.net.within(queue.timeout, asked));
         let displaced = pin!(poll_fn(|cx| ticket.poll_displaced(cx)));
         let hung_up = pin!(client.hung_up());
         either(asked, either(hung_up, displaced)).await
     };
     let found = match end {
-        Either::Left(Some(found)) => found.inspect(|_| ticket.served()),
+        Either::Left(Some(Ok(Some(found)))) => {
+            ticket.served();
+            Ok(Some(found))
+        }
+        Either::Left(Some(end)) => end,
         Either::Left(None) => {
             let waited = format!("waited {:?} for a server of pool `{name}`", queue.timeout);
             let detail = format!("{waited}{}", because(&met.borrow()));
@@ -75,7 +86,7 @@ pub(super) async fn wait(
         Either::Right(Either::Left(error)) => Err(gone(&error)),
         Either::Right(Either::Right(())) => {
             pool.live.stats.of(worker.index).displaced.add(visit.class);
-            Err(refusal(Reason::QueueFull, How::Policy, displaced(visit, queue, name)))
+            Err(refusal(Reason::QueueFull, How::Policy, displaced(visit, *queue, name)))
         }
     };
     let waited = worker.net.now().saturating_duration_since(begun);
@@ -84,32 +95,52 @@ pub(super) async fn wait(
     found
 }
 
+/// Asks the pools of the client's way, as they are then, whenever it is its turn.
 async fn ask_in_turn(
     client: &Sock,
-    (before, flow): (&Arc<Pool>, &Arc<Flow>),
+    line: &PoolLive,
     ticket: &Ticket,
     met: &RefCell<Cow<'static, str>>,
     visit: &Visit,
     worker: &Worker,
-) -> Result<Found, Close> {
+) -> Result<Option<Found>, Close> {
     let mut times = 0_u32;
     loop {
-        poll_fn(|cx| ticket.poll_called(cx)).await;
+        let turn = poll_fn(|cx| ticket.poll_called(cx)).await;
         let news = worker.news.rings();
-        let pool = worker.pool(&before.plan.name).unwrap_or_else(|| Arc::clone(before));
-        let full = full_servers(&pool);
-        let mut hunt = Hunt::begin(&pool, flow, visit, worker);
-        match hunt.search(client, Manner::Once, visit, worker).await {
-            Ok(found) => return Ok(found),
-            Err(end) if may_wait(&end, &pool).is_none() && !is_ours(&end.close) => return Err(end.close),
-            Err(end) => {
+        let Some(world) = worker.listener(&visit.listener.name) else { return Ok(None) };
+        let way = route_again(&world, visit, worker)?;
+        if !way.leads_to(line) {
+            return Ok(None);
+        }
+        let full = full_servers(way);
+        let asked = {
+            let asked = pin!(first_found(client, way, Asker::Called { line, turn }, visit, worker));
+            let kept = pin!(async {
+                worker.net.sleep(KEPT_AFTER).await;
+                ticket.is_kept();
+                pending::<Infallible>().await
+            });
+            match either(asked, kept).await {
+                Either::Left(asked) => asked,
+                Either::Right(never) => match never {},
+            }
+        };
+        match asked {
+            Ok(Ok(found)) => return Ok(Some(found)),
+            // Whom this one did not ask the one before it does.
+            Ok(Err(other)) if turn == Turn::First && !ptr::eq(&raw const *other.pool.live, line) => {
+                return Ok(None);
+            }
+            Err(end) if turn == Turn::First && !is_ours(&end) => return Err(end),
+            Ok(Err(Waiting { met: why, .. })) | Err(Close { detail: why, .. }) => {
                 ticket.in_vain();
-                met.replace(end.close.detail);
+                met.replace(why);
             }
         }
-        let full = [full, full_servers(&pool)].concat();
-        let changed = poll_fn(|cx| poll_change(&pool, &full, news, worker, cx));
-        let retry = pool.plan.retry;
+        let full = [full, full_servers(way)].concat();
+        let changed = poll_fn(|cx| poll_change(&full, news, worker, cx));
+        let retry = way.target.pool.plan.retry;
         let pause = budget::pause(retry.backoff, retry.max_backoff, times, fastrand::u64(..));
         worker.net.within(pause, pin!(changed)).await;
         times = times.saturating_add(1);
@@ -121,16 +152,15 @@ fn is_ours(end: &Close) -> bool {
     matches!(end.reason, Reason::FdExhausted | Reason::PortExhausted | Reason::Internal)
 }
 
-/// Servers that had no place left.
-fn full_servers(pool: &Pool) -> Vec<usize> {
-    let servers = pool.servers.iter().enumerate();
-    servers.filter(|(_, server)| server.live.room.is_full()).map(|(place, _)| place).collect()
+/// Servers that have no place left.
+fn full_servers(way: Way<'_>) -> Vec<Arc<ServerLive>> {
+    let servers = way.pools().flat_map(|pool| &pool.servers);
+    servers.filter(|server| server.live.room.is_full()).map(|server| Arc::clone(&server.live)).collect()
 }
 
 /// Ends when one of those has a place, or there is a new snapshot.
-fn poll_change(pool: &Pool, full: &[usize], news: u64, worker: &Worker, cx: &mut Context<'_>) -> Poll<()> {
-    let has_room = |server: &usize| pool.servers[*server].live.room.poll_free(cx).is_ready();
-    if full.iter().any(has_room) {
+fn poll_change(full: &[Arc<ServerLive>], news: u64, worker: &Worker, cx: &mut Context<'_>) -> Poll<()> {
+    if full.iter().any(|server| server.room.poll_free(cx).is_ready()) {
         return Poll::Ready(());
     }
     worker.news.poll_after(news, cx)

@@ -3,7 +3,8 @@
 //! `core/queue.rs` says whose turn is next; here that one is woken. Only those who are called ask
 //! servers, and only one is called at first: so a dead pool is asked by one client at a time
 //! however many wait. With each that is served twice as many are called, up to [`CALLED_MAX`],
-//! so that a line of thousands is gone soon after a server is back.
+//! so that a line of thousands is gone soon after a server is back. Who is kept waiting by a server holds up
+//! nobody: another may ask meanwhile, but only those servers of which nothing bad is known.
 //!
 //! Who is of a higher class passes those who are called already, and in a full line it takes the place of
 //! the newest of the lowest class. So the line never grows for anybody.
@@ -46,6 +47,16 @@ struct Called {
     ticket: queue::Ticket,
     /// It knows that it may ask.
     is_told: bool,
+    /// It is at a server that does not answer yet.
+    is_kept: bool,
+}
+
+/// Whom one asks whose turn it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    First,
+    /// One before it is at a server that does not answer yet, and finds out about it for all.
+    Behind,
 }
 
 impl Line {
@@ -81,7 +92,7 @@ impl Inside {
         while self.may_call() {
             let Some(ticket) = self.queue.call() else { break };
             let place = self.called.partition_point(|other| !ticket.class.is_above(other.ticket.class));
-            self.called.insert(place, Called { ticket, is_told: false });
+            self.called.insert(place, Called { ticket, is_told: false, is_kept: false });
         }
         if self.length() == 0 {
             self.width = 1;
@@ -131,8 +142,10 @@ impl Inside {
         self.called.iter().take(self.width()).take_while(of_its_class).count()
     }
 
+    /// How many may ask at the same time: those who are kept by a server do not count.
     fn width(&self) -> usize {
-        self.width.max(1)
+        let kept = self.called.iter().filter(|called| called.is_kept).count();
+        (self.width.max(1) + kept).min(CALLED_MAX)
     }
 
     fn place(&self, ticket: queue::Ticket) -> Option<usize> {
@@ -154,10 +167,11 @@ pub struct Ticket {
 
 impl Ticket {
     /// Ends when it is this client's turn to ask servers. For use under `std::future::poll_fn`.
-    pub fn poll_called(&self, cx: &mut Context<'_>) -> Poll<()> {
+    pub fn poll_called(&self, cx: &mut Context<'_>) -> Poll<Turn> {
         let mut inside = self.line.inside();
-        if inside.place(self.ticket).is_some_and(|place| place < inside.askers()) {
-            return Poll::Ready(());
+        if let Some(place) = inside.place(self.ticket).filter(|place| *place < inside.askers()) {
+            let is_behind = inside.called.iter().take(place).any(|called| called.is_kept);
+            return Poll::Ready(if is_behind { Turn::Behind } else { Turn::First });
         }
         inside.wake_on_change(self.ticket, cx);
         Poll::Pending
@@ -174,10 +188,22 @@ impl Ticket {
         Poll::Pending
     }
 
+    /// A server has not answered this client yet: meanwhile another may ask.
+    pub fn is_kept(&self) {
+        let mut inside = self.line.inside();
+        if let Some(place) = inside.place(self.ticket) {
+            inside.called[place].is_kept = true;
+            inside.call_more();
+        }
+    }
+
     /// No server took this client: until one takes somebody, only the first may ask.
     pub fn in_vain(&self) {
         let mut inside = self.line.inside();
         inside.width = 1;
+        if let Some(place) = inside.place(self.ticket) {
+            inside.called[place].is_kept = false;
+        }
         inside.call_more(); // those who may not ask any more are told when they may again
     }
 
@@ -248,6 +274,25 @@ mod tests {
         tickets[0].in_vain();
         tickets.drain(..4).for_each(drop);
         assert_eq!(called(&tickets), 1, "back to one at a time");
+    }
+
+    #[test]
+    fn who_is_kept_by_a_server_holds_up_nobody() {
+        let (line, tickets) = line_of(3);
+        let turn = |place: usize| tickets[place].poll_called(&mut Context::from_waker(Waker::noop()));
+        assert_eq!((turn(0), turn(1)), (Poll::Ready(Turn::First), Poll::Pending));
+        tickets[0].is_kept();
+        tickets[0].is_kept();
+        assert_eq!([turn(1), turn(2)], [Poll::Ready(Turn::Behind), Poll::Pending]);
+        tickets[1].is_kept();
+        assert_eq!(turn(2), Poll::Ready(Turn::Behind));
+        tickets[0].in_vain();
+        assert_eq!(
+            [turn(0), turn(1), turn(2)],
+            [Poll::Ready(Turn::First), Poll::Ready(Turn::First), Poll::Pending]
+        );
+        drop(tickets);
+        assert_eq!(line.length(), 0);
     }
 
     #[test]

@@ -54,7 +54,9 @@ pub enum Manner {
     Once,
     /// Once, and nobody who is ejected: there is another pool to ask, and this one is asked again after it.
     Sound,
-    /// The same, and one failure is enough: a canary is an experiment, and costs its client one connect at most.
+    /// Once, and nobody under any suspicion: somebody else is finding out about those.
+    Trusted,
+    /// As `Sound`, and one failure is enough: a canary is an experiment, and costs its client one connect at most.
     Canary,
 }
 
@@ -260,10 +262,11 @@ impl<'l> Search<'l> {
             Some((look, choice))
         };
         of(false).or_else(|| {
-            // Ejected servers are out for long, those in doubt for seconds.
-            let holds_out = match rules.ejects {
-                true => matches!(manner, Manner::Sound | Manner::Canary),
-                false => self.is_worth_waiting(rules),
+            let holds_out = match manner {
+                Manner::Trusted => true,
+                // Ejected servers are out for long, those in doubt for seconds.
+                Manner::Sound | Manner::Canary => rules.ejects || self.is_worth_waiting(rules),
+                Manner::Once | Manner::AgainAfterPauses => self.is_worth_waiting(rules),
             };
             if holds_out { None } else { of(true) }
         })

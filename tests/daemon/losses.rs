@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -91,6 +92,57 @@ fn a_server_that_does_not_answer_holds_up_no_line() {
     assert_eq!(b.taken(), 60);
 }
 
+/// The bug: the first of the line was at a server that did not answer, and nobody else might ask, though the
+/// other server had room.
+#[test]
+fn while_one_of_the_line_waits_for_a_server_to_answer_the_others_are_served() {
+    let (hole, b) = (BlackHole::start(), Greeter::start("b"));
+    let servers = [limited("hole", hole.address), limited("b", b.address)];
+    let pool = |patience: &str| {
+        format!("balance = \"first\"\nconnect_timeout = \"{patience}\"\nqueue = {{ timeout = \"1m\" }}")
+    };
+    let (text, front) = config(&servers, "", &pool("300ms"));
+    let mut daemon = Daemon::start(&text);
+    let first = Client::connect(front).unwrap();
+    daemon.reload(&config_at(front, &servers, "", &pool("1h")));
+    let (sender, served) = mpsc::channel();
+    for _ in 0..6 {
+        let sender = sender.clone();
+        thread::spawn(move || sender.send(Client::connect(front).and_then(Client::leave)));
+    }
+    eventually("one at the server that does not answer", PATIENCE, || {
+        (daemon.metric("tidegate_server_active_connections", &[("server", "hole")]) == 1.0).then_some(())
+    });
+    first.leave().unwrap();
+    for _ in 0..5 {
+        served.recv().unwrap().expect("b could serve them all");
+    }
+    assert_eq!(b.taken(), 6);
+    assert_eq!(daemon.metric("tidegate_server_active_connections", &[("server", "hole")]), 1.0);
+}
+
+/// The bug: with outlier detection, a server that was only full was no reason to wait, so the line went
+/// to the one that was ejected, for `connect_timeout` each.
+#[test]
+fn nobody_of_a_line_is_sent_to_an_ejected_server_while_another_is_only_full() {
+    let (hole, b) = (BlackHole::start(), Greeter::start("b"));
+    let servers = [named("hole", hole.address), limited("b", b.address)];
+    let pool = "balance = \"first\"\nconnect_timeout = \"300ms\"\nqueue = { timeout = \"1m\" }\n\
+                [pool.p.outlier_detection]\nconsecutive_failures = 1\neject_for = \"1h\"";
+    let (text, front) = config(&servers, "", pool);
+    let daemon = Daemon::start(&text);
+    let first = Client::connect(front).unwrap();
+    let waiting: Vec<_> =
+        (0..10).map(|_| thread::spawn(move || Client::connect(front).and_then(Client::leave))).collect();
+    wait_for_line(&daemon, 10);
+    first.leave().unwrap();
+    for client in waiting {
+        client.join().unwrap().expect("b could serve them all");
+    }
+    let failures = daemon.metric("tidegate_server_connect_failures_total", &[("server", "hole")]);
+    assert_eq!((failures, b.taken()), (1.0, 11));
+}
+
 /// The bug: a client in a pause knew only the servers that were up when it came.
 #[test]
 fn a_client_between_two_attempts_sees_a_server_come_up() {
@@ -177,6 +229,31 @@ fn a_server_that_was_back_meanwhile_has_its_whole_time_to_drain_again() {
     while gone.elapsed() < DRAIN + Duration::from_millis(300) {
         kept.echo(b"still here").unwrap();
     }
+    assert_eq!(word(&daemon.access_log_of(1)[0], "close.reason"), "server_drained");
+}
+
+/// The bug: the task of the drain that was called off slept until its own deadline, and the shorter one
+/// relied on it.
+#[test]
+fn a_drain_that_was_called_off_does_not_lengthen_the_next() {
+    let mut server = Greeter::start("lost");
+    let address = server.address;
+    let pool = |policy: &str| {
+        format!(
+            "on_server_down = \"{policy}\"\n[pool.p.health_check]\ninterval = \"50ms\"\ntimeout = \"5s\"\n\
+             rise = 1\nfall = 1"
+        )
+    };
+    let (text, front) = config(&[server.toml()], "", &pool("drain 1h"));
+    let mut daemon = Daemon::start(&text);
+    let mut client = Client::connect(front).unwrap();
+    server.stop_listening();
+    wait_until_up(&daemon, "lost", false);
+    let mut back = Greeter::at("back", address);
+    wait_until_up(&daemon, "lost", true);
+    daemon.reload(&config_at(front, &[named("lost", address)], "", &pool("drain 1s")));
+    back.stop_listening();
+    client.farewell().expect_err("its second is over");
     assert_eq!(word(&daemon.access_log_of(1)[0], "close.reason"), "server_drained");
 }
 

@@ -112,6 +112,53 @@ fn a_place_that_is_given_back_goes_to_the_line_and_sources_take_turns() {
     assert!(server.most_open() <= 2, "its end is seen a moment after its place was given on");
 }
 
+/// The bug: who waited never saw the pool that its own falls back to, and those who came later were served there.
+#[test]
+fn who_waits_is_served_by_the_fallback_when_it_has_a_place_and_before_those_who_come_later() {
+    let (a, b) = (Greeter::start("a"), Greeter::start("b"));
+    let line = "fallback = \"q\"\nqueue = { timeout = \"1m\" }\nretry = { backoff = \"1h\" }";
+    let (text, front) = config(&[full_server(&a)], "", line);
+    let daemon = Daemon::start(&format!("{text}\n[pool.q]\nservers = [{}]\n", full_server(&b)));
+    let (_on_a, on_b) = (Client::connect(front).unwrap(), Client::connect(front).unwrap());
+    assert_eq!(on_b.server, "b");
+    let waiting = visitor(Ipv4Addr::LOCALHOST, front);
+    wait_for_line(&daemon, 1);
+    on_b.leave().unwrap();
+    assert_eq!(waiting.join().unwrap().expect("b has a place"), "b");
+
+    let _on_b = Client::connect(front).unwrap();
+    let waiting = [visitor(Ipv4Addr::LOCALHOST, front), visitor(Ipv4Addr::LOCALHOST, front)];
+    wait_for_line(&daemon, 2);
+    drop(_on_b);
+    for client in waiting {
+        assert_eq!(client.join().unwrap().expect("one after the other"), "b");
+    }
+    let log = daemon.access_log_of(5);
+    let served = log.iter().filter(|record| word(record, "server") == "b");
+    assert!(
+        served.clone().count() == 5 && served.clone().all(|record| word(record, "pool") == "q"),
+        "{log:?}"
+    );
+}
+
+/// The bug: they went on asking servers of which the file said nothing any more, until their time was over.
+#[test]
+fn a_reload_that_takes_the_pool_away_takes_those_who_wait_along() {
+    let next = Greeter::start("next");
+    let (text, front) = config(&[format!("\"{}\"", nobody())], "", &WAITS.replace("20s", "10m"));
+    let mut daemon = Daemon::start(&text);
+    let clients: Vec<_> = (0..5).map(|_| visitor(Ipv4Addr::LOCALHOST, front)).collect();
+    wait_for_line(&daemon, 5);
+    let other =
+        config_at(front, &[next.toml()], "", "").replace("\"p\"", "\"z\"").replace("[pool.p]", "[pool.z]");
+    daemon.reload(&other);
+    for client in clients {
+        assert_eq!(client.join().unwrap().expect("it only waited"), "next");
+    }
+    let log = daemon.access_log_of(5);
+    assert!(log.iter().all(|record| word(record, "pool") == "z" && word(record, "close.reason") == "done"));
+}
+
 #[test]
 fn a_line_that_is_full_refuses_and_one_that_is_waited_in_too_long_gives_up() {
     let server = Greeter::start("a");
