@@ -46,8 +46,9 @@ fn who_serves(pool: &Pool, now: Instant) -> (bool, String) {
     let tried = || up().filter(|server| !is_open(server));
     let sound = tried().filter(|server| !server.live.guard.is_ejected(now));
     let first = of().map(|server| server.plan.tier).min();
-    // Those that are ejected are tried when nobody else is left.
-    let tier = sound.map(|server| server.plan.tier).min().or_else(|| tried().map(|it| it.plan.tier).min());
+    // Those that are ejected are tried when nobody else is left, in pools that it falls back to neither.
+    let ejected = tried().filter(|_| pool.plan.fallback.is_none());
+    let tier = sound.map(|server| server.plan.tier).min().or_else(|| ejected.map(|it| it.plan.tier).min());
     match tier {
         Some(tier) if Some(tier) == first => (true, "its servers serve".into()),
         Some(tier) if up().all(|server| server.plan.tier >= tier) => {
@@ -58,6 +59,7 @@ fn who_serves(pool: &Pool, now: Instant) -> (bool, String) {
         }
         None => {
             let nobody = match open {
+                _ if tried().next().is_some() => "no server is left that is not ejected".into(),
                 0 => "no server is up".into(),
                 1 => "no server is left, the breaker of the one that is up is open".into(),
                 open => format!("no server is left, the breakers of all {open} that are up are open"),
