@@ -5,6 +5,7 @@
 
 mod room; // limits that can be waited for
 mod bandwidth; // of all connections of a listener
+mod bell; // something has changed
 pub mod gate; // what a listener remembers of its clients' sources
 mod guard; // may a server be tried
 mod line; // who waits for one
@@ -17,7 +18,8 @@ use std::time::{Duration, Instant};
 
 use self::gate::Gate;
 pub use bandwidth::SharedBandwidth;
-pub use guard::{Circuit, Guard, Pass, Rules, Watched};
+pub use bell::Bell;
+pub use guard::{Circuit, Fault, Guard, Pass, Rules, Watched};
 pub use line::{Line, Ticket, Turn};
 pub use room::{Permit, Room};
 pub use route::RouteLive;

@@ -5,15 +5,17 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
 
 use jiff::Timestamp;
 
 use super::checks::Checks;
+use super::events::{Event, Events};
 use super::publisher::{Publisher, ServerKey};
-use super::view;
+use super::serving::Serving;
 use crate::config::plan::{self, Plan};
 use crate::core::health::State;
-use crate::live::ServerLive;
+use crate::live::{Bell, ServerLive};
 use crate::orders::{Order, Post};
 use crate::snapshot::{Server, Snapshot};
 use crate::telemetry::access_log::Ring;
@@ -24,6 +26,11 @@ pub struct Desk {
     publisher: Mutex<Publisher>,
     hands: Vec<Hand>,
     pub checks: Checks,
+    pub events: Events,
+    /// Locked within the publisher's lock, so that it never goes back to an older snapshot.
+    serving: Mutex<Serving>,
+    /// Rings when `lookout.rs` may find something new.
+    pub bell: Arc<Bell>,
     access_log: Arc<Ring>,
     pub started: Timestamp,
     pub io: plan::Io,
@@ -58,10 +65,15 @@ impl Desk {
         hands: Vec<Hand>,
         access_log: Arc<Ring>,
     ) -> Arc<Self> {
+        let mut serving = Serving::default();
+        serving.look_at_all(&publisher.snapshot(), Instant::now()); // nothing of this is news
         Arc::new(Desk {
+            serving: Mutex::new(serving),
+            bell: publisher.bell(),
             publisher: Mutex::new(publisher),
             hands,
             checks: Checks::default(),
+            events: Events::new(Instant::now()),
             access_log,
             started: Timestamp::now(),
             io,
@@ -82,6 +94,8 @@ impl Desk {
         let mut publisher = lock(&self.publisher);
         publisher.apply(plan);
         self.publish(&publisher);
+        drop(publisher);
+        self.tell_who_serves();
     }
 
     /// What checks found a server to be. A pool that a reload has just left without checks hears of it no
@@ -108,19 +122,36 @@ impl Desk {
     }
 
     fn set_state_by(&self, mut publisher: MutexGuard<'_, Publisher>, key: &ServerKey, state: State) -> bool {
-        let before = view::who_serves(&publisher.snapshot(), &key.pool);
         let is_news = publisher.set_state(key, state);
         if is_news {
             self.publish(&publisher);
         }
-        let after = view::who_serves(&publisher.snapshot(), &key.pool);
+        let now = Instant::now();
+        let pool = publisher.snapshot().pools.get(&key.pool).cloned().filter(|_| is_news);
+        let event = pool.and_then(|pool| lock(&self.serving).look(&pool, now));
         drop(publisher);
-        match after.filter(|after| before.as_ref() != Some(after)) {
-            Some((true, serves)) => tracing::info!("pool `{}`: {serves}", key.pool),
-            Some((false, serves)) => tracing::warn!("pool `{}`: {serves}", key.pool),
-            None => {}
-        }
+        event.into_iter().for_each(|event| self.announce(event));
         is_news
+    }
+
+    /// Tells which servers of each pool serve, where that is news.
+    pub fn tell_who_serves(&self) {
+        let publisher = lock(&self.publisher);
+        let events = lock(&self.serving).look_at_all(&publisher.snapshot(), Instant::now());
+        drop(publisher);
+        events.into_iter().for_each(|event| self.announce(event));
+    }
+
+    /// Tells the operator.
+    pub fn announce(&self, event: Event) {
+        self.announce_many(event, 1);
+    }
+
+    /// An event that stands for so many like it.
+    pub fn announce_many(&self, event: Event, count: u64) {
+        if self.events.tell(event, count, Instant::now()) {
+            self.bell.ring(); // so that it is told in time
+        }
     }
 
     /// Sends to every worker that is still there.
@@ -178,6 +209,7 @@ impl Desk {
     /// Under the publisher's lock, so that no worker gets an older snapshot after a newer one.
     fn publish(&self, publisher: &Publisher) {
         self.tell(&Order::Publish(publisher.snapshot()));
+        self.bell.ring();
     }
 }
 

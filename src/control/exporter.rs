@@ -241,6 +241,10 @@ fn guards(snapshot: &Snapshot, page: &mut Page<'_>) -> Result<(), Error> {
     let ejections =
         servers().filter_map(|(labels, guard)| Some(Sample::count(&labels, guard.watched(now)?.ejections)));
     page.counter("outlier_ejections", "How often the server was ejected", ejections)?;
+    let refused =
+        servers().filter_map(|(labels, guard)| Some(Sample::count(&labels, guard.watched(now)?.refused)));
+    let help = "How often the server stood out and stayed in, because of max_ejected";
+    page.counter("outlier_ejections_refused", help, refused)?;
     let circuits = || servers().filter_map(move |(labels, guard)| Some((labels, guard.circuit(now)?)));
     let states = circuits().flat_map(|([pool, server], circuit)| {
         let is_it = move |state: &breaker::State| f64::from(u8::from(*state == circuit.state));

@@ -2,15 +2,18 @@
 //! another, beside the workers and never inside them: whatever stalls here, connections go on.
 //!
 //! `run` is the whole of it, from the first READY to the end of the last worker. To read: publisher
-//! and desk (the world), prober and reloader (what changes it), signals, crew and drainer (its end),
-//! watchdog and notify (signs of life), doors, admin, answers, view and exporter (who looks on).
+//! and desk (the world), prober and reloader (what changes it), lookout and events (what is told of it),
+//! signals, crew and drainer (its end), watchdog and notify (signs of life), doors, admin, answers, view and exporter (who looks on).
 
 pub mod publisher; // the only writer of snapshots
 pub mod desk; // what the doers share
+pub mod events; // what an operator is told of as it happens
+pub mod serving; // which servers of a pool serve, as far as he was told
 pub mod checks; // what the checks of each server have found
 pub mod probe; // one check: asks in the server's own protocol, and says goodbye
 pub mod subject; // one address under check, again and again
 pub mod prober; // which addresses are checked, and for whom
+pub mod lookout; // when passive health acts
 pub mod reloader; // SIGHUP: a new plan, or every reason against it
 pub mod signals; // what is asked of the whole daemon
 pub mod crew; // the worker threads, watched for their end
@@ -49,6 +52,7 @@ use crate::telemetry::access_log::{AccessLog, Format, Output, When};
 use crew::Crew;
 use desk::{Desk, Hand};
 use drainer::Drainer;
+use lookout::Lookout;
 use prober::Prober;
 use reloader::Reloader;
 use signals::Asks;
@@ -134,6 +138,7 @@ async fn live(boot: Boot) -> io::Result<(AccessLog, Ended)> {
     let doers = [
         tokio::spawn(reloader.serve(Arc::clone(&reload))),
         tokio::spawn(admin::serve(boot.doors, Arc::clone(&desk))),
+        tokio::spawn(Lookout::new(Arc::clone(&desk)).watch()),
         tokio::spawn(watchdog::watch(Arc::clone(&desk), Arc::clone(&notifier))),
     ];
     notifier.ready();

@@ -19,7 +19,7 @@ use crate::core::health::State;
 use crate::core::priority::Among;
 use crate::live::gate::Gate;
 use crate::live::{
-    Answers, Guard, ListenerLive, Loads, PoolLive, Room, RouteLive, Rules, ServerLive, SharedBandwidth,
+    Answers, Bell, Guard, ListenerLive, Loads, PoolLive, Room, RouteLive, Rules, ServerLive, SharedBandwidth,
     Warmup,
 };
 use crate::snapshot::{Listener, Pool, Server, Snapshot};
@@ -47,6 +47,8 @@ pub struct Publisher {
     /// The limit that `max_connections = "auto"` came to, when that is what the first plan said.
     auto_max: Option<usize>,
     registry: Registry,
+    /// Rung by every server's guard.
+    bell: Arc<Bell>,
     current: Arc<Snapshot>,
 }
 
@@ -74,14 +76,19 @@ impl Publisher {
             pools: BTreeMap::new(),
         };
         let auto_max = (plan.process.max_connections == Auto::Auto).then_some(max_connections);
-        let mut publisher =
-            Publisher { workers, auto_max, registry: Registry::default(), current: Arc::new(nothing) };
+        let (registry, bell) = (Registry::default(), Arc::default());
+        let mut publisher = Publisher { workers, auto_max, registry, bell, current: Arc::new(nothing) };
         publisher.publish(plan);
         publisher
     }
 
     pub fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.current)
+    }
+
+    /// Rings when passive health has acted.
+    pub fn bell(&self) -> Arc<Bell> {
+        Arc::clone(&self.bell)
     }
 
     /// A new plan: the next generation. Limits change in place, so they hold for connections
@@ -215,7 +222,7 @@ impl Publisher {
                 room: Room::new(limit),
                 warmup: Warmup::new(),
                 answers: Answers::default(),
-                guard: Guard::new(Instant::now(), Arc::clone(&of.ward)),
+                guard: Guard::new(Instant::now(), Arc::clone(&of.ward)).with_bell(&self.bell),
                 stats: PerWorker::new(workers),
             })
         });

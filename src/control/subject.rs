@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::checks::{Checked, Found};
 use super::desk::Desk;
+use super::events::{Event, Kind};
 use super::probe::{self, tls};
 use super::publisher::ServerKey;
 use crate::config::plan::HealthCheck;
@@ -48,8 +49,10 @@ struct Hearer {
 }
 
 impl Hearer {
-    fn name(&self) -> String {
-        format!("{}/{}", self.key.pool, self.key.name)
+    /// Of its newest state.
+    fn event(&self, message: String) -> Event {
+        let kind = if self.state == State::Down { Kind::ServerDown } else { Kind::ServerUp };
+        Event::now(kind, format!("{}/{}", self.key.pool, self.key.name), message)
     }
 }
 
@@ -89,8 +92,8 @@ impl Subject {
             hearer.state = known;
             hearer.checked.changes.add(1);
             self.desk.on_check(&hearer.key, known);
-            let (server, target) = (hearer.name(), self.target);
-            tracing::info!("server `{server}` is {known}: another pool's checks of {target} say so");
+            let message = format!("is {known}: another pool's checks of {} say so", self.target);
+            self.desk.announce(hearer.event(message));
         }
         standing.hearers.push(hearer);
     }
@@ -201,14 +204,13 @@ impl Subject {
     fn announce(&self, hearer: &Hearer, found: &Found, (ok, count): (bool, u32)) {
         hearer.checked.changes.add(1);
         self.desk.on_check(&hearer.key, hearer.state);
-        let (server, state) = (hearer.name(), hearer.state);
-        match found {
-            Found::Failed(why) => {
-                tracing::warn!("server `{server}` is {state}: {why} ({count} of {count} checks failed)");
-            }
-            _ if ok => tracing::info!("server `{server}` is {state}: {count} of {count} checks passed"),
-            _ => {}
-        }
+        let state = hearer.state;
+        let message = match found {
+            Found::Failed(why) => format!("is {state}: {why} ({count} of {count} checks failed)"),
+            _ if ok => format!("is {state}: {count} of {count} checks passed"),
+            _ => return,
+        };
+        self.desk.announce(hearer.event(message));
     }
 
     /// Held for a few lines and never across a wait.

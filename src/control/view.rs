@@ -11,7 +11,7 @@ use crate::config::plan;
 use crate::core::breaker;
 use crate::core::health::State;
 use crate::live::{Circuit, Watched};
-use crate::snapshot::{Listener, Pool, Route, Server, Snapshot};
+use crate::snapshot::{Listener, Pool, Route, Server};
 
 /// The version of the binary, as every view tells it.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -239,21 +239,6 @@ fn why_pool(pool: &Pool) -> String {
         }
     }
     told.join("; ")
-}
-
-/// Which servers of a pool serve, in one clause for the log, and whether it is those that should.
-/// Only health counts: servers that are full from one moment to the next would fill the log.
-pub fn who_serves(snapshot: &Snapshot, pool: &str) -> Option<(bool, String)> {
-    let pool = snapshot.pools.get(pool)?;
-    let of = |server: &&Server| server.plan.weight > 0;
-    let up = pool.servers.iter().filter(of).filter(|server| server.state == State::Up);
-    let first = pool.servers.iter().filter(of).map(|server| server.plan.tier).min();
-    Some(match (up.map(|server| server.plan.tier).min(), &pool.plan.fallback) {
-        (None, None) => (false, "no server is up".into()),
-        (None, Some(fallback)) => (false, format!("no server is up, clients go to the pool `{fallback}`")),
-        (tier, _) if tier == first => (true, "its servers serve".into()),
-        (Some(tier), _) => (false, format!("tier {tier} serves: no server of a lower tier is up")),
-    })
 }
 
 /// The tier that would take a client now; `None` where no server is up and has room left.

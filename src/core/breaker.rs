@@ -5,6 +5,7 @@
 //! a trial would be lost for ever. `live/guard.rs` keeps that by its guards and brings the time.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::outcome::words;
@@ -35,6 +36,23 @@ pub enum Entry {
     Trial(u64),
 }
 
+/// Why a breaker has opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    Failures { count: usize, window: Duration },
+    Trial,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Cause::Failures { count: 1, .. } => f.write_str("a connect failed"),
+            Cause::Failures { count, window } => write!(f, "{count} connects failed within {window:?}"),
+            Cause::Trial => f.write_str("a trial failed"),
+        }
+    }
+}
+
 /// From when on it is worth asking [`Breaker::enter`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gate {
@@ -51,6 +69,8 @@ pub struct Breaker {
     phase: Phase,
     /// How often it has opened; tells trials of one time from those of another.
     opened: u64,
+    /// Why it opened last.
+    cause: Option<Cause>,
 }
 
 #[derive(Clone, Debug)]
@@ -75,7 +95,7 @@ impl Breaker {
 
     /// A closed breaker in the place of one that has opened so often: trials of that one are none of this.
     pub fn after(rules: Rules, opened: u64) -> Self {
-        Breaker { rules, phase: Phase::closed(), opened }
+        Breaker { rules, phase: Phase::closed(), opened, cause: None }
     }
 
     /// New rules for a breaker that stays in its state.
@@ -116,7 +136,7 @@ impl Breaker {
 
     /// Says whether this failure has opened it.
     pub fn on_failure(&mut self, entry: Entry, now: Instant) -> bool {
-        let is_last_straw = match (entry, &mut self.phase) {
+        let cause = match (entry, &mut self.phase) {
             (Entry::Free, Phase::Closed { failed }) => {
                 failed.push_back(now);
                 while failed.front().is_some_and(|at| now.saturating_duration_since(*at) > self.rules.window)
@@ -124,15 +144,17 @@ impl Breaker {
                 {
                     failed.pop_front();
                 }
-                failed.len() >= self.rules.failures as usize
+                let cause = Cause::Failures { count: failed.len(), window: self.rules.window };
+                (failed.len() >= self.rules.failures as usize).then_some(cause)
             }
-            _ => self.trials_of(entry).is_some(),
+            _ => self.trials_of(entry).map(|_| Cause::Trial),
         };
-        if is_last_straw {
+        if cause.is_some() {
             self.opened += 1;
             self.phase = Phase::Open { until: now + self.rules.open_for };
+            self.cause = cause;
         }
-        is_last_straw
+        cause.is_some()
     }
 
     /// Whoever entered left before the server could show anything: a trial may be made anew.
@@ -164,6 +186,19 @@ impl Breaker {
     /// How often it has opened so far.
     pub fn opened(&self) -> u64 {
         self.opened
+    }
+
+    /// Why it opened last; `None` where it never has.
+    pub fn cause(&self) -> Option<Cause> {
+        self.cause
+    }
+
+    pub fn rules(&self) -> Rules {
+        self.rules
+    }
+
+    pub fn is_closed(&self) -> bool {
+        matches!(self.phase, Phase::Closed { .. })
     }
 
     /// The counts that this trial belongs to; `None` for what came of an earlier time, or before
@@ -220,6 +255,7 @@ mod tests {
         assert!(!breaker.on_failure(Entry::Free, begin + second(11)), "the first has left the window");
         assert!(breaker.on_failure(Entry::Free, begin + second(12)));
         assert_eq!((breaker.enter(begin + second(16)), breaker.opened()), (None, 1));
+        assert_eq!(breaker.cause().expect("it has opened").to_string(), "3 connects failed within 10s");
     }
 
     #[test]
@@ -250,6 +286,7 @@ mod tests {
         let trials = [breaker.enter(later), breaker.enter(later)].map(|entry| entry.expect("a trial"));
         assert!(breaker.on_failure(trials[0], later));
         assert_eq!(breaker.gate(), Gate::At(later + second(5)));
+        assert_eq!(breaker.cause(), Some(Cause::Trial));
         let again = breaker.enter(later + second(5)).expect("a trial");
         breaker.on_success(trials[1]);
         breaker.on_failure(trials[1], later + second(5));

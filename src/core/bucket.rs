@@ -34,18 +34,18 @@ impl Rate {
     pub const COUNT_MAX: u32 = 1_000_000;
 
     /// Nanoseconds until one more may come: rounded up, so never in favour of more.
-    fn interval(self) -> u64 {
+    pub(super) fn interval(self) -> u64 {
         nanoseconds(self.per).div_ceil(u64::from(self.count.max(1))).max(1)
     }
 
     /// Nanoseconds from empty to full.
-    fn fill(self) -> u64 {
+    pub(super) fn fill(self) -> u64 {
         self.interval() * u64::from(self.count.max(1))
     }
 
     /// Takes one from a bucket that is full again at `full_at`: when it is full again now, or how long
     /// it takes until there is one.
-    fn spend(self, full_at: u64, now: u64) -> Result<u64, Duration> {
+    pub(super) fn spend(self, full_at: u64, now: u64) -> Result<u64, Duration> {
         let empty = now.saturating_add(self.fill());
         let after = full_at.max(now).saturating_add(self.interval());
         match after.checked_sub(empty) {

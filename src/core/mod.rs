@@ -12,6 +12,7 @@ pub mod throttle; // how fast bytes may move
 pub mod health; // up or down, from the results of checks
 pub mod outlier; // a server that stands out is taken out for a time
 pub mod breaker; // a server that fails too often is left alone for a time
+pub mod damper; // how often one thing is told of
 pub mod budget; // how many retries a pool bears
 pub mod queue; // whose turn is next
 pub mod spread; // which worker serves a client

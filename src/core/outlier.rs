@@ -47,6 +47,8 @@ impl fmt::Display for Cause {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ejection {
     pub until: Instant,
+    /// From its begin to its end.
+    pub lasts: Duration,
     pub cause: Cause,
     /// In a row, with little time between them.
     times: u32,
@@ -63,6 +65,8 @@ pub struct Outlier {
     begun: Option<Instant>,
     last: Option<Ejection>,
     ejections: u64,
+    /// Ejections that it called for and that its pool could not spare it for, and why the last of them.
+    refused: (u64, Option<Cause>),
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -74,7 +78,7 @@ struct Tally {
 impl Outlier {
     pub fn new(rules: Rules) -> Self {
         let halves = [Tally::default(); 2];
-        Outlier { rules, in_a_row: 0, halves, begun: None, last: None, ejections: 0 }
+        Outlier { rules, in_a_row: 0, halves, begun: None, last: None, ejections: 0, refused: (0, None) }
     }
 
     /// New rules; what is known, and an ejection under way, stays.
@@ -96,7 +100,8 @@ impl Outlier {
         }
         let cause = self.cause()?;
         let times = self.times(now);
-        Some(Ejection { until: now + self.rules.eject_for * times, cause, times })
+        let lasts = self.rules.eject_for * times;
+        Some(Ejection { until: now + lasts, lasts, cause, times })
     }
 
     /// It is out from here on, and its record begins anew when it is back.
@@ -107,6 +112,11 @@ impl Outlier {
         self.halves = [Tally::default(); 2];
     }
 
+    /// It stays in, since too many are out.
+    pub fn refuse(&mut self, ejection: Ejection) {
+        self.refused = (self.refused.0 + 1, Some(ejection.cause));
+    }
+
     /// The ejection under way ends early.
     pub fn pardon(&mut self) {
         self.last = None;
@@ -115,6 +125,16 @@ impl Outlier {
     /// The ejection under way.
     pub fn ejected(&self, now: Instant) -> Option<Ejection> {
         self.last.filter(|last| now < last.until)
+    }
+
+    /// The ejection under way, or the last one that was.
+    pub fn last(&self) -> Option<Ejection> {
+        self.last
+    }
+
+    /// How often it stayed in although it stood out, and why it did the last time.
+    pub fn refused(&self) -> (u64, Option<Cause>) {
+        self.refused
     }
 
     /// How often it was ejected so far.
@@ -175,6 +195,11 @@ impl Ward {
         self.inside.retain(|(server, _)| servers.contains(server));
     }
 
+    /// Is it one of the pool's.
+    pub fn knows(&self, server: u64) -> bool {
+        self.servers.contains(&server)
+    }
+
     pub fn holds(&self, server: u64) -> bool {
         self.inside.iter().any(|(other, _)| *other == server)
     }
@@ -183,7 +208,7 @@ impl Ward {
     /// nobody is sent there.
     pub fn admit(&mut self, server: u64, until: Instant, now: Instant) -> bool {
         self.inside.retain(|(other, until)| now < *until && *other != server);
-        let has_bed = self.inside.len() < self.beds && self.servers.contains(&server);
+        let has_bed = self.inside.len() < self.beds && self.knows(server);
         if has_bed {
             self.inside.push((server, until));
         }

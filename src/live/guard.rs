@@ -5,12 +5,16 @@
 //! and never for a byte; a server without rules costs two loads. [`Guard::is_open`] takes no
 //! lock: it may be one connect behind, and [`Guard::enter`] then has the last word.
 //!
+//! What control is to tell of (an ejection, a breaker that opens or closes) rings the pool's bell, and
+//! control then asks: nothing waits here for anybody to take it.
+//!
 //! A server without rules that did not take a client is in doubt for a while: asked after all others, and
 //! by one client at a time. Else the fewest connections of all would draw every client to it.
 
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::bell::Bell;
 use crate::core::breaker::{self, Breaker, Entry, Gate};
 use crate::core::outlier::{self, Cause, Outlier, Ward};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -35,6 +39,7 @@ pub struct Guard {
     /// Its number in the ward; no other server of the process has it.
     number: u64,
     ward: Arc<Mutex<Ward>>,
+    bell: Arc<Bell>,
     is_on: AtomicBool,
     /// From when on the breaker may let somebody in; see [`Guard::ticks`]. 0 is from always.
     gate: AtomicU64,
@@ -52,6 +57,16 @@ struct Inside {
     /// How often the breakers before this one had opened.
     opened: u64,
     outlier: Option<Outlier>,
+    last_fault: Fault,
+}
+
+/// In what a server failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fault {
+    #[default]
+    Connect,
+    /// It took a connection and did not serve it.
+    Service,
 }
 
 /// The rules of a pool for each of its servers.
@@ -67,8 +82,10 @@ pub struct Circuit {
     pub state: breaker::State,
     /// Until trials begin.
     pub open_for: Option<Duration>,
-    /// How often it has opened.
+    /// How often it has opened, and why the last time.
     pub opened: u64,
+    pub cause: Option<breaker::Cause>,
+    pub rules: breaker::Rules,
 }
 
 /// What the views tell of ejections.
@@ -78,6 +95,13 @@ pub struct Watched {
     pub ejected: Option<(Duration, Cause)>,
     /// How often it was.
     pub ejections: u64,
+    /// The ejection under way, or the last one that was: for how long in all, and why.
+    pub last: Option<(Duration, Cause)>,
+    /// How often it stayed in although it stood out, since as many were out as may be; and why the last
+    /// time.
+    pub refused: u64,
+    pub refused_for: Option<Cause>,
+    pub last_fault: Fault,
 }
 
 impl Guard {
@@ -88,12 +112,18 @@ impl Guard {
             born,
             number: NUMBERS.next(),
             ward,
+            bell: Arc::default(),
             is_on: AtomicBool::new(false),
             gate: AtomicU64::new(0),
             ejected_until: AtomicU64::new(0),
             doubted_until: AtomicU64::new(0),
             inside: Mutex::default(),
         }
+    }
+
+    /// The same, ringing that bell.
+    pub fn with_bell(self, bell: &Arc<Bell>) -> Self {
+        Guard { bell: Arc::clone(bell), ..self }
     }
 
     /// Its number in the ward.
@@ -193,7 +223,14 @@ impl Guard {
 
     /// A connection that was made has shown that the server works, or that it does not.
     pub fn on_service(&self, is_good: bool, now: Instant) {
-        self.judge(&mut self.inside(), is_good, now);
+        self.on_result(if is_good { Ok(()) } else { Err(Fault::Service) }, now);
+    }
+
+    fn on_result(&self, result: Result<(), Fault>, now: Instant) {
+        let is_news = self.judge(&mut self.inside(), result, now);
+        if is_news {
+            self.bell.ring();
+        }
     }
 
     /// `None`: it has no breaker.
@@ -204,7 +241,8 @@ impl Guard {
             Gate::At(until) => Some(until.saturating_duration_since(now)).filter(|left| !left.is_zero()),
             Gate::Now | Gate::Later => None,
         };
-        Some(Circuit { state: breaker.state(now), open_for, opened: breaker.opened() })
+        let (opened, cause, rules) = (breaker.opened(), breaker.cause(), breaker.rules());
+        Some(Circuit { state: breaker.state(now), open_for, opened, cause, rules })
     }
 
     /// `None`: nobody looks out for outliers.
@@ -212,7 +250,10 @@ impl Guard {
         let inside = self.inside();
         let outlier = inside.outlier.as_ref()?;
         let ejected = outlier.ejected(now).map(|ejection| (ejection.until - now, ejection.cause));
-        Some(Watched { ejected, ejections: outlier.ejections() })
+        let last = outlier.last().map(|ejection| (ejection.lasts, ejection.cause));
+        let (refused, refused_for) = outlier.refused();
+        let last_fault = inside.last_fault;
+        Some(Watched { ejected, ejections: outlier.ejections(), last, refused, refused_for, last_fault })
     }
 
     /// Others are asked first for a while. A server that made its client wait is asked again so much later.
@@ -221,17 +262,25 @@ impl Guard {
         self.doubted_until.store(self.ticks(until), Ordering::Relaxed);
     }
 
-    fn judge(&self, inside: &mut Inside, is_good: bool, now: Instant) {
-        let Some(outlier) = &mut inside.outlier else { return };
-        if is_good {
-            return outlier.on_success(now);
-        }
-        let Some(ejection) = outlier.on_failure(now) else { return };
+    /// Says whether that is news for control.
+    fn judge(&self, inside: &mut Inside, result: Result<(), Fault>, now: Instant) -> bool {
+        let Some(outlier) = &mut inside.outlier else { return false };
+        let Err(fault) = result else {
+            outlier.on_success(now);
+            return false;
+        };
+        inside.last_fault = fault;
+        let Some(ejection) = outlier.on_failure(now) else { return false };
         let mut ward = self.ward.lock().unwrap_or_else(PoisonError::into_inner);
         if ward.admit(self.number, ejection.until, now) {
             outlier.eject(ejection);
             self.ejected_until.store(self.ticks(ejection.until), Ordering::Relaxed);
+        } else if ward.knows(self.number) {
+            outlier.refuse(ejection);
+        } else {
+            return false;
         }
+        true
     }
 
     /// Microseconds since it was made, from 1 on.
@@ -283,17 +332,24 @@ impl Pass<'_> {
         self.guard.doubted_until.store(LONG_AGO, Ordering::Relaxed);
         self.tell_breaker(|breaker, entry| _ = breaker.on_failure(entry, now));
         if self.is_watched {
-            self.guard.on_service(false, now);
+            self.guard.on_result(Err(Fault::Connect), now);
         }
     }
 
     fn tell_breaker(&mut self, tell: impl FnOnce(&mut Breaker, Entry)) {
         let Some(entry) = self.entry.take() else { return };
         let mut inside = self.guard.inside();
+        let mut is_news = false;
         if let Some(breaker) = &mut inside.breaker {
+            let before = (breaker.opened(), breaker.is_closed());
             tell(breaker, entry);
+            is_news = before != (breaker.opened(), breaker.is_closed());
         }
         self.guard.note_gate(&inside);
+        drop(inside);
+        if is_news {
+            self.guard.bell.ring();
+        }
     }
 }
 
@@ -306,6 +362,7 @@ impl Drop for Pass<'_> {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicUsize;
+    use std::task::{Context, Waker};
     use std::thread;
 
     use super::*;
@@ -490,6 +547,45 @@ mod tests {
         guard.end_ejection_without_bed(now);
         assert!(!guard.is_ejected(now));
         assert_eq!(guard.watched(now).expect("rules").ejected, None);
+    }
+
+    #[test]
+    fn it_rings_for_what_control_tells_of_and_for_nothing_else() {
+        let (now, bell) = (Instant::now(), Arc::new(Bell::default()));
+        let has_rung = || bell.poll_rung(&Context::from_waker(Waker::noop())).is_ready();
+        let guard = Guard::new(now, Arc::default()).with_bell(&bell);
+        guard.set_rules(breaking(Some(BREAKER)));
+        let rings = |pass: Pass<'_>, is_good: bool, now| {
+            match is_good {
+                true => _ = pass.connected(),
+                false => pass.failed(Duration::ZERO, now),
+            }
+            has_rung()
+        };
+        let enter = |now| guard.enter(now).expect("it may be tried");
+        assert!(!rings(enter(now), true, now) && !rings(enter(now), false, now));
+        assert!(rings(enter(now), false, now), "it opens");
+        let later = now + BREAKER.open_for;
+        assert!(rings(enter(later), false, later), "a trial fails");
+        let later = later + BREAKER.open_for;
+        let rings = (0..3).map(|_| rings(enter(later), true, later)).collect::<Vec<_>>();
+        assert_eq!(rings, [false, false, true], "it closes");
+    }
+
+    #[test]
+    fn who_stands_out_and_must_stay_is_counted_and_told() {
+        let (now, ward) = (Instant::now(), Arc::<Mutex<Ward>>::default());
+        let bell = Arc::new(Bell::default());
+        let guard = Guard::new(now, Arc::clone(&ward)).with_bell(&bell);
+        guard.set_rules(Rules { outlier: Some(OUTLIER), breaker: None });
+        let refused = || guard.watched(now).map(|watched| (watched.refused, watched.refused_for));
+        let fail = || guard.enter(now).expect("no breaker").failed(Duration::ZERO, now);
+        (0..2).for_each(|_| fail());
+        assert_eq!(refused(), Some((0, None)), "the pool does not have it any more");
+        ward.lock().expect("whole").fit(&[guard.number()], OUTLIER.max_ejected);
+        fail();
+        assert_eq!(refused(), Some((1, Some(Cause::InARow(3)))));
+        assert!(bell.poll_rung(&Context::from_waker(Waker::noop())).is_ready());
     }
 
     #[test]

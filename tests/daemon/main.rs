@@ -27,3 +27,4 @@ mod spread; // how even workers are
 mod stop; // SIGTERM, and its friends
 mod tiers; // servers that stand by for others
 mod survive; // servers that fail: who is left alone, and for how long
+mod told; // and what the log says of them

@@ -229,6 +229,14 @@ impl Daemon {
         self.process.stderr()
     }
 
+    /// Returns when its log has that text.
+    #[track_caller]
+    pub fn has_said(&self, text: &str) {
+        eventually(&format!("the log to say `{text}`"), PATIENCE, || {
+            self.stderr().contains(text).then_some(())
+        });
+    }
+
     /// Whether the process is still there.
     pub fn is_running(&mut self) -> bool {
         self.process.try_wait().is_none()

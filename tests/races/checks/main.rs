@@ -9,6 +9,7 @@
 //! possible that is not: the sources are written so that acquire and release are enough for the proof.
 
 mod balance; // least connections: how far a pick may be off
+mod bell; // something for control to see
 mod bucket; // rates
 mod desk; // a client on its way from worker to worker
 mod executor; // a task that another thread wakes
