@@ -157,7 +157,7 @@ impl Paint {
         let colour = match word {
             _ if !self.0 => return text.to_owned(),
             "up" | "serving" | "listening" | "ok" => 32,
-            "down" | "empty" | "refused" => 31,
+            "down" | "empty" | "cut-off" | "refused" => 31,
             "degraded" | "checking" | "draining" | "full" => 33,
             _ => return text.to_owned(),
         };

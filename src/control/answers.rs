@@ -17,7 +17,8 @@ use serde::Serialize;
 use super::api;
 use super::desk::Desk;
 use super::exposition::Exposition;
-use super::view::{self, Standing};
+use super::standing::Standing;
+use super::view;
 
 pub type Body = Full<Bytes>;
 

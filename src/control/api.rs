@@ -119,7 +119,7 @@ pub struct Server {
     pub pool: String,
     pub name: String,
     pub address: String,
-    /// `up`, `down`, `checking` or `ejected`.
+    /// `up`, `down`, `checking`, `ejected`, `cut-off` or `on-trial`.
     pub state: String,
     /// One sentence; empty where there is nothing to say.
     pub why: String,

@@ -24,6 +24,7 @@ pub mod doors; // the sockets of the admin API
 pub mod admin; // its connections
 pub mod answers; // its answers
 pub mod api; // its JSON shapes
+pub mod standing; // who serves a pool's clients now, and how well it stands
 pub mod view; // the desk in those shapes
 pub mod exporter; // what is measured
 pub mod exposition; // metrics as text

@@ -4,6 +4,7 @@ use super::api;
 use super::checks::{Checked, Found, Last};
 use super::desk::Desk;
 use super::publisher::ServerKey;
+use super::standing::{self, Asked, Next, Shown, Standing, servers_in};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -106,7 +107,7 @@ fn networks(from: &plan::Acl) -> Vec<String> {
 }
 
 pub fn pools(desk: &Desk) -> Vec<api::Pool> {
-    let shown = |pool: &Pool| api::Pool {
+    let shown = |pool: &Arc<Pool>| api::Pool {
         name: pool.plan.name.clone(),
         balance: pool.plan.balance.to_string(),
         fallback: pool.plan.fallback.clone(),
@@ -117,7 +118,7 @@ pub fn pools(desk: &Desk) -> Vec<api::Pool> {
         state: Standing::of(pool).word().into(),
         why: why_pool(pool),
     };
-    desk.snapshot().pools.values().map(|pool| shown(pool)).collect()
+    desk.snapshot().pools.values().map(shown).collect()
 }
 
 pub fn servers(desk: &Desk) -> Vec<api::Server> {
@@ -153,99 +154,51 @@ fn server(desk: &Desk, pool: &Pool, server: &Server) -> api::Server {
     }
 }
 
-/// How well a pool stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    Up,
-    Degraded,
-    /// No server is up. Where none has been checked yet, they are tried all the same.
-    Empty,
-}
-
-impl Standing {
-    pub fn of(pool: &Pool) -> Self {
-        match servers_in(pool, Shown::Checked(State::Up)) {
-            0 => Standing::Empty,
-            up if up == pool.servers.len() => Standing::Up,
-            _ => Standing::Degraded,
-        }
-    }
-
-    fn word(self) -> &'static str {
-        match self {
-            Standing::Up => "up",
-            Standing::Degraded => "degraded",
-            Standing::Empty => "empty",
-        }
-    }
-}
-
-/// What a server is shown as: how its checks go, or that it is ejected although they go well.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shown {
-    Checked(State),
-    Ejected,
-}
-
-impl Shown {
-    pub fn of(server: &Server, now: Instant) -> Self {
-        match server.state {
-            State::Up if server.live.guard.is_ejected(now) => Shown::Ejected,
-            state => Shown::Checked(state),
-        }
-    }
-
-    /// Every state there is.
-    pub fn all() -> impl Iterator<Item = Self> {
-        State::ALL.iter().map(|state| Shown::Checked(*state)).chain([Shown::Ejected])
-    }
-
-    pub fn word(self) -> &'static str {
-        match self {
-            Shown::Checked(state) => state.word(),
-            Shown::Ejected => "ejected",
-        }
-    }
-}
-
-pub fn servers_in(pool: &Pool, shown: Shown) -> usize {
+fn why_pool(pool: &Arc<Pool>) -> String {
     let now = Instant::now();
-    pool.servers.iter().filter(|server| Shown::of(server, now) == shown).count()
-}
-
-fn why_pool(pool: &Pool) -> String {
-    let now = Instant::now();
-    let names = |shown| {
-        let named = pool.servers.iter().filter(move |server| Shown::of(server, now) == shown);
-        named.map(|server| format!("`{}`", server.plan.name)).collect::<Vec<_>>().join(", ")
-    };
-    let checked = Shown::Checked;
+    let is_shown = |shown| move |server: &&Server| Shown::of(server, now) == shown;
+    let is_doubted = |it: &&Server| is_shown(Shown::Checked(State::Up))(it) && is_in_doubt(it, now);
+    let of = || pool.servers.iter();
     let parts = [
-        (checked(State::Down), "down"),
-        (checked(State::Checking), "not checked yet"),
-        (Shown::Ejected, "ejected"),
+        ("down", names(of().filter(is_shown(Shown::Checked(State::Down))))),
+        ("not checked yet", names(of().filter(is_shown(Shown::Checked(State::Checking))))),
+        ("ejected", names(of().filter(is_shown(Shown::Ejected)))),
+        ("circuit breaker open", names(of().filter(is_shown(Shown::CutOff)))),
+        ("on trial by the circuit breaker", names(of().filter(is_shown(Shown::OnTrial)))),
+        ("in doubt", names(of().filter(is_doubted))),
     ];
-    let told = parts.map(|(shown, word)| (names(shown), word));
-    let told = told.iter().filter(|(names, _)| !names.is_empty());
-    let mut told: Vec<_> = told.map(|(names, word)| format!("{word}: {names}")).collect();
-    let first = pool.servers.iter().filter(|server| server.plan.weight > 0).map(|s| s.plan.tier).min();
-    match serving_tier(pool) {
-        Some(tier) if Some(tier) != first => {
-            told.push(format!("tier {tier} serves: no lower one has a server that is up and has room left"));
-        }
-        Some(_) => {}
-        None => {
-            told.extend(pool.plan.fallback.as_ref().map(|name| format!("clients go to the pool `{name}`")));
-        }
+    let told = parts.iter().filter(|(_, names)| !names.is_empty());
+    let mut told: Vec<_> = told.map(|(word, names)| format!("{word}: {names}")).collect();
+    if standing::asked(pool, true, now).is_none() {
+        let full = names(standing::full(pool, now));
+        told.extend((!full.is_empty()).then(|| format!("at its max_connections: {full}")));
     }
+    told.extend(why_next(pool, now));
     told.join("; ")
 }
 
-/// The tier that would take a client now; `None` where no server is up and has room left.
-fn serving_tier(pool: &Pool) -> Option<u8> {
-    let serves =
-        |server: &&Server| server.state == State::Up && server.plan.weight > 0 && !server.live.room.is_full();
-    pool.servers.iter().filter(serves).map(|server| server.plan.tier).min()
+fn names<'a>(servers: impl Iterator<Item = &'a Server>) -> String {
+    servers.map(|server| format!("`{}`", server.plan.name)).collect::<Vec<_>>().join(", ")
+}
+
+/// Where the next client goes, unless it is where it should.
+fn why_next(pool: &Arc<Pool>, now: Instant) -> Option<String> {
+    let first = pool.servers.iter().filter(|server| server.plan.weight > 0).map(|s| s.plan.tier).min();
+    let others = match &pool.fallback {
+        Some(_) => "what it falls back to takes nobody either, ",
+        None => "",
+    };
+    Some(match standing::next(pool, now) {
+        Next::Asks(asked) if asked.is_last_resort => "nobody else is left, so even those are asked".into(),
+        Next::Asks(asked) if Some(asked.tier) == first => return None,
+        Next::Asks(Asked { tier, .. }) => {
+            format!("tier {tier} serves: no lower one has a server that can be asked and has room left")
+        }
+        Next::GoesTo(other) => format!("clients go to the pool `{}`", other.plan.name),
+        Next::Waits(own) if own.plan.name == pool.plan.name => format!("{others}clients wait here"),
+        Next::Waits(other) => format!("clients wait for the pool `{}`", other.plan.name),
+        Next::IsRefused => format!("{others}clients are refused"),
+    })
 }
 
 fn why_server(
@@ -255,26 +208,40 @@ fn why_server(
     circuit: Option<Circuit>,
     watched: Option<Watched>,
 ) -> String {
-    if let (State::Up, Some((left, cause))) = (server.state, watched.and_then(|watched| watched.ejected)) {
-        return format!("ejected for {:.1} s more: {cause}", left.as_secs_f64());
-    }
-    let is_shut = circuit.is_some_and(|circuit| circuit.state != breaker::State::Closed);
-    match (server.state, last) {
-        (State::Down, Some(last)) => found_text(&last.found),
-        (State::Checking, _) => "waiting for its first check".into(),
-        (State::Up, _) if server.plan.weight == 0 => "weight 0: gets no new connections".into(),
-        (State::Up, _) if server.live.room.is_full() => "at its max_connections".into(),
-        (State::Up, _) if is_shut => circuit.map(why_circuit).unwrap_or_default(),
-        (State::Up, _) if !pool.share(server, Instant::now).is_full() => {
+    let now = Instant::now();
+    let ejected = watched.and_then(|watched| watched.ejected);
+    match (Shown::of(server, now), last) {
+        (Shown::Checked(State::Down), Some(last)) => found_text(&last.found),
+        (Shown::Checked(State::Down), None) => String::new(),
+        (Shown::Checked(State::Checking), _) => "waiting for its first check".into(),
+        (Shown::CutOff, _) => circuit.map(why_circuit).unwrap_or_default(),
+        (Shown::Ejected, _) => match ejected {
+            Some((left, cause)) => format!("ejected for {:.1} s more: {cause}", left.as_secs_f64()),
+            None => String::new(),
+        },
+        _ if server.plan.weight == 0 => "weight 0: gets no new connections".into(),
+        _ if server.live.room.is_full() => "at its max_connections".into(),
+        (Shown::OnTrial, _) => circuit.map(why_circuit).unwrap_or_default(),
+        _ if is_in_doubt(server, now) => {
+            "did not take its last client: others are asked first for a while".into()
+        }
+        _ if !pool.share(server, Instant::now).is_full() => {
             let share = pool.share(server, Instant::now).of(100);
             format!("slow start: has {share:.0}% of its weight")
         }
-        (State::Up, _) if server.plan.tier > 0 => match serving_tier(pool) {
-            Some(tier) if tier < server.plan.tier => format!("stands by while tier {tier} serves"),
+        _ if server.plan.tier > 0 => match standing::asked(pool, true, now) {
+            Some(asked) if asked.tier < server.plan.tier => {
+                format!("stands by while tier {} serves", asked.tier)
+            }
             _ => format!("serves for the tiers below {}", server.plan.tier),
         },
         _ => String::new(),
     }
+}
+
+/// It has just failed somebody.
+fn is_in_doubt(server: &Server, now: Instant) -> bool {
+    server.live.guard.is_suspect(now)
 }
 
 /// Of a breaker that is not closed.
@@ -300,7 +267,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::control::fixture::{a_check, desk_of, plan_of};
+    use crate::control::fixture::{a_check, desk_of, plan_of, server as server_at};
 
     #[test]
     fn a_pool_says_how_it_stands_and_why() {
@@ -319,7 +286,7 @@ mod tests {
         assert_eq!(stands(), ("up".into(), String::new(), 2));
         desk.set_state(&keys[0], State::Down);
         desk.set_state(&keys[1], State::Down);
-        assert_eq!(stands(), ("empty".into(), "down: `a`, `b`".into(), 0));
+        assert_eq!(stands(), ("empty".into(), "down: `a`, `b`; clients are refused".into(), 0));
         assert_eq!(status(&desk).pools, api::Pools { total: 1, degraded: 0, empty: 1 });
     }
 
@@ -331,8 +298,135 @@ mod tests {
         let whys = || (pools(&desk).remove(0).why, servers(&desk).remove(1).why);
         assert_eq!(whys(), (String::new(), "stands by while tier 0 serves".into()));
         desk.set_state(&ServerKey::new("api", &plan.pools[0].servers[0]), State::Down);
-        let serves = "down: `a`; tier 1 serves: no lower one has a server that is up and has room left";
+        let serves =
+            "down: `a`; tier 1 serves: no lower one has a server that can be asked and has room left";
         assert_eq!(whys(), (serves.into(), "serves for the tiers below 1".into()));
+    }
+
+    /// Rules under which nothing is over before a test is.
+    const BREAKER: plan::CircuitBreaker = plan::CircuitBreaker {
+        failures: 2,
+        window: Duration::from_secs(3600),
+        open_for: Duration::from_secs(3600),
+        half_open_trials: 1,
+    };
+    const OUTLIER: plan::OutlierDetection = plan::OutlierDetection {
+        consecutive_failures: 2,
+        failure_ratio: 1.0,
+        min_connections: 100,
+        eject_for: Duration::from_secs(3600),
+        max_ejected: 1.0,
+    };
+
+    /// Pool `api` of `a` (tier 0) and `b` (tier 1), which falls back to `fb` of `c`.
+    fn plan_with_fallback() -> plan::Plan {
+        let mut plan = plan_of("api", &["a", "b"]);
+        plan.pools[0].servers[1].tier = 1;
+        plan.pools[0].fallback = Some("fb".into());
+        plan.pools
+            .push(plan::Pool { servers: vec![server_at("c", 9)], ..plan_of("fb", &[]).pools.remove(0) });
+        plan
+    }
+
+    /// So many connects to that server fail.
+    fn fail(desk: &Desk, server: usize, times: usize) {
+        let now = Instant::now();
+        for _ in 0..times {
+            let snapshot = desk.snapshot();
+            let pass = snapshot.pools["api"].servers[server].live.guard.enter(now).expect("it may be tried");
+            pass.failed(Duration::from_secs(2), now);
+        }
+    }
+
+    /// State, number of servers up, and why, of pool `api`; and state and why of its second server.
+    fn told(desk: &Desk) -> ((String, usize, String), (String, String)) {
+        let (pool, server) = (pools(desk).remove(0), servers(desk).remove(1));
+        ((pool.state, pool.servers_up, pool.why), (server.state, server.why))
+    }
+
+    #[test]
+    fn a_server_whose_breaker_is_open_serves_nobody() {
+        let mut plan = plan_with_fallback();
+        plan.pools[0].circuit_breaker = Some(BREAKER);
+        let desk = desk_of(&plan);
+        fail(&desk, 0, 2);
+        let ((state, up, why), b) = told(&desk);
+        assert_eq!((state.as_str(), up), ("degraded", 1));
+        let serves = "tier 1 serves: no lower one has a server that can be asked and has room left";
+        assert_eq!(why, format!("circuit breaker open: `a`; {serves}"));
+        assert_eq!(b, ("up".into(), "serves for the tiers below 1".into()));
+        fail(&desk, 1, 2);
+        let ((state, up, why), b) = told(&desk);
+        assert_eq!((state.as_str(), up, b.0.as_str()), ("empty", 0, "cut-off"));
+        assert_eq!(why, "circuit breaker open: `a`, `b`; clients go to the pool `fb`");
+        assert!(b.1.contains("its circuit breaker is open"), "{}", b.1);
+    }
+
+    #[test]
+    fn a_server_that_is_ejected_serves_only_when_nobody_else_is_left() {
+        let mut plan = plan_with_fallback();
+        plan.pools[0].outlier_detection = Some(OUTLIER);
+        let desk = desk_of(&plan);
+        fail(&desk, 0, 2);
+        let ((state, up, why), b) = told(&desk);
+        assert_eq!((state.as_str(), up), ("degraded", 1));
+        assert!(why.starts_with("ejected: `a`; tier 1 serves"), "{why}");
+        assert_eq!(b, ("up".into(), "serves for the tiers below 1".into()));
+        desk.set_state(&ServerKey::new("api", &plan.pools[0].servers[1]), State::Down);
+        let ((state, up, why), _) = told(&desk);
+        assert_eq!(why, "down: `b`; ejected: `a`; clients go to the pool `fb`", "whose servers are sound");
+        desk.set_state(&ServerKey::new("fb", &plan.pools[1].servers[0]), State::Down);
+        let (_, up, why) = told(&desk).0;
+        let expected = "down: `b`; ejected: `a`; nobody else is left, so even those are asked";
+        assert_eq!((state.as_str(), up, why.as_str()), ("degraded", 0, expected));
+    }
+
+    #[test]
+    fn a_server_in_doubt_says_so_and_who_serves_for_it() {
+        let desk = desk_of(&plan_with_fallback());
+        fail(&desk, 0, 1);
+        let ((state, up, why), b) = told(&desk);
+        assert_eq!((state.as_str(), up), ("up", 2), "it is for seconds");
+        assert!(why.starts_with("in doubt: `a`; tier 1 serves"), "{why}");
+        assert_eq!(b.1, "serves for the tiers below 1");
+        let a = servers(&desk).remove(0).why;
+        assert_eq!(a, "did not take its last client: others are asked first for a while");
+    }
+
+    #[test]
+    fn a_pool_does_not_name_a_fallback_that_takes_nobody() {
+        let mut plan = plan_with_fallback();
+        plan.pools[1].servers[0].max_connections = Some(1);
+        let desk = desk_of(&plan);
+        let key = |pool: &str, server| ServerKey::new(pool, server);
+        plan.pools[0].servers.iter().for_each(|server| _ = desk.set_state(&key("api", server), State::Down));
+        let why = || told(&desk).0.2;
+        assert_eq!(why(), "down: `a`, `b`; clients go to the pool `fb`");
+        let place = desk.snapshot().pools["fb"].servers[0].live.room.take().expect("one place");
+        assert_eq!(why(), "down: `a`, `b`; what it falls back to takes nobody either, clients are refused");
+        drop(place);
+        desk.set_state(&key("fb", &plan.pools[1].servers[0]), State::Down);
+        assert_eq!(why(), "down: `a`, `b`; what it falls back to takes nobody either, clients are refused");
+    }
+
+    #[test]
+    fn a_pool_whose_clients_wait_says_so() {
+        let mut plan = plan_with_fallback();
+        plan.pools[0].servers.iter_mut().for_each(|server| server.max_connections = Some(1));
+        plan.pools[0].queue = Some(plan::Queue::default());
+        let desk = desk_of(&plan);
+        let snapshot = desk.snapshot();
+        let [api, fb] = ["api", "fb"].map(|name| Arc::clone(&snapshot.pools[name]));
+        let why = || told(&desk).0.2;
+        let places: Vec<_> = api.servers.iter().filter_map(|server| server.live.room.take()).collect();
+        assert_eq!(why(), "at its max_connections: `a`, `b`; clients go to the pool `fb`");
+        desk.set_state(&ServerKey::new("fb", &fb.servers[0].plan), State::Down);
+        let waits = "what it falls back to takes nobody either, clients wait here";
+        assert_eq!(why(), format!("at its max_connections: `a`, `b`; {waits}"));
+        let source = std::net::Ipv4Addr::LOCALHOST.into();
+        let _waiting = api.live.line.join(Default::default(), source, 9).expect("room");
+        drop(places);
+        assert_eq!(why(), waits, "behind whoever waits already");
     }
 
     #[test]

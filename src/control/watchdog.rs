@@ -12,7 +12,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::desk::{Desk, Hand};
 use super::notify::Notifier;
-use super::view::{Shown, servers_in};
+use super::standing::{Shown, servers_in};
 use crate::core::health::State;
 use crate::orders::Order;
 
