@@ -101,6 +101,15 @@ codes! {
         that Tidegate runs as and be readable for nobody else.";
     DeadRoute = "W0040", "The first route that takes a client decides, and earlier routes take every client of this \
         one: it is never reached. The narrower of two networks belongs first.";
+    WaitsInVain = "W0050", "With `first_byte_timeout` no server is asked before the client has spoken. In MySQL and \
+        SMTP the server speaks first: client and Tidegate would wait for each other until the time is over.";
+    RudeCheck = "W0051", "A check that connects to a database and leaves without a login is a broken login to it: \
+        MySQL counts such errors against the host that they come from and blocks it in the end, with all of its \
+        clients; PostgreSQL logs each. A check of the server's own type logs in and takes leave.";
+    NoDestination = "W0052", "0.0.0.0 and [::] are no addresses of a machine. As a destination Linux takes them for \
+        this machine, and others for nothing at all.";
+    NobodyIn = "W0053", "`deny` names every address that a client of this listener can have, and `allow` names none: \
+        whoever comes is reset.";
 }
 
 impl Code {

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
 
 use super::fallback;
+use super::harm;
 use super::listener::ListenerAt;
 use super::pool::PoolAt;
 use super::priority;
@@ -25,6 +26,7 @@ pub fn check(
     check_pools(listeners, pools, is_settled, found);
     check_ports(admin, listeners, found);
     check_loops(listeners, pools, found);
+    harm::check_first_byte(listeners, &fallback::by_name(pools), found);
     check_limits(process, listeners, found);
     priority::check(listeners, found);
 }
@@ -55,7 +57,7 @@ fn check_pools(listeners: &[ListenerAt], pools: &[PoolAt], is_settled: bool, fou
 }
 
 /// Every pool that may serve a client of the listener; some more than once.
-fn asked<'a>(listener: &ListenerAt, pools: &fallback::ByName<'a>) -> Vec<&'a PoolAt> {
+pub fn asked<'a>(listener: &ListenerAt, pools: &fallback::ByName<'a>) -> Vec<&'a PoolAt> {
     let chains = listener.named.iter().flat_map(|named| {
         // A canary falls back to the pool that has the rest, and to none of its own.
         let most = if named.is_canary { 1 } else { usize::MAX };

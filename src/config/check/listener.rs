@@ -7,7 +7,7 @@ use super::address::address;
 use super::common::{self, Common};
 use super::route::{self, Named};
 use super::section::{Field, Section};
-use super::{check_name, keys, leaf};
+use super::{check_name, harm, keys, leaf};
 use crate::config::file::{Entry, Kind};
 use crate::config::mistake::{Code, Mistake, Mistakes};
 use crate::config::plan::Listener;
@@ -23,6 +23,7 @@ pub struct ListenerAt {
     /// A pool is not named where one should be; that is reported already.
     pub is_in_doubt: bool,
     pub limit_span: Option<Range<usize>>,
+    pub first_byte_span: Option<Range<usize>>,
     /// `None` also where the limit comes from `[defaults]`.
     pub source_limit_span: Option<Range<usize>>,
     /// `None` also where the class comes from `[defaults]`.
@@ -39,6 +40,7 @@ pub fn listener(entry: &Entry, common: &Common, found: &mut Mistakes) -> Listene
         named: Vec::new(),
         is_in_doubt: true,
         limit_span: None,
+        first_byte_span: None,
         source_limit_span: None,
         priority_span: None,
     };
@@ -63,6 +65,7 @@ pub fn listener(entry: &Entry, common: &Common, found: &mut Mistakes) -> Listene
     if let Some(field) = section.get("first_byte_timeout") {
         at.plan.first_byte_timeout =
             leaf::duration_or_off(field, leaf::Span::Positive, found).unwrap_or(at.plan.first_byte_timeout);
+        at.first_byte_span = at.plan.first_byte_timeout.map(|_| field.value.span.clone());
     }
     // Nor is this: like `max_connections`, it is set where it holds.
     if let Some(field) = section.get("bandwidth") {
@@ -75,6 +78,7 @@ pub fn listener(entry: &Entry, common: &Common, found: &mut Mistakes) -> Listene
     at.plan.idle_timeout = own.idle_timeout;
     at.plan.half_close_timeout = own.half_close_timeout;
     at.plan.tcp = common::tcp(&section, common.tcp, found);
+    harm::check_parts(&section, &at, found);
     at
 }
 

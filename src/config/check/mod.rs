@@ -23,6 +23,7 @@ mod process; // [process], [admin], [log]
 mod tls; // who a server must prove to be
 mod steps; // of a check in the operator's own words
 mod fallback; // from pool to pool, without coming back
+mod harm; // what is allowed and does harm
 mod section; // one table under its rules // what must fit together: pools, ports, loops
 
 use super::file::{Entry, File, Kind, Value};

@@ -10,7 +10,7 @@ use super::health_check::health_check;
 use super::leaf::{self, Span};
 use super::listener::missing;
 use super::section::{Field, Section};
-use super::{check_name, keys, survival};
+use super::{check_name, harm, keys, survival};
 use crate::config::file::{Entry, Kind, Value};
 use crate::config::mistake::{Code, Mistake, Mistakes, quoted};
 use crate::config::plan::{Affinity, AffinityBy, Balance, HashKey, OnNoServer, OnServerDown, Pool, Server};
@@ -80,7 +80,10 @@ pub fn pool(entry: &Entry, common: &Common, found: &mut Mistakes) -> PoolAt {
         at.plan.fallback = leaf::text(field, "the name of a pool", found).map(str::to_owned);
         at.fallback_span = at.plan.fallback.is_some().then(|| field.value.span.clone());
     }
-    at.plan.health_check = section.get("health_check").and_then(|field| health_check(name, field, found));
+    if let Some(field) = section.get("health_check") {
+        at.plan.health_check = health_check(name, field, found);
+        harm::check_probe(&at.plan, field, found);
+    }
     at.plan.outlier_detection = section
         .get("outlier_detection")
         .and_then(|field| survival::outlier_detection(name, at.plan.servers.len(), field, found));
@@ -191,7 +194,7 @@ fn servers(section: &Section<'_>, found: &mut Mistakes) -> Vec<ServerAt> {
 fn server(item: &Value, found: &mut Mistakes) -> Option<ServerAt> {
     let span = item.span.clone();
     let Kind::Table(table) = &item.kind else {
-        let plan = Server::from(address(item, found)?);
+        let plan = Server::from(destination(item, found)?);
         return Some(ServerAt { plan, span, weight_span: None });
     };
     let section = Section::read("servers", table, &keys::SERVER, found);
@@ -201,7 +204,7 @@ fn server(item: &Value, found: &mut Mistakes) -> Option<ServerAt> {
         return None;
     };
     // All keys are looked at before a wrong address ends it.
-    let address = address(field.value, found);
+    let address = destination(field.value, found);
     let name = section.get("name").and_then(|field| name(field, found));
     let weight = section.get("weight").map(|field| (weight(field, found), field.value.span.clone()));
     let limit = section.get("max_connections").and_then(|field| leaf::limit(field, found));
@@ -212,6 +215,19 @@ fn server(item: &Value, found: &mut Mistakes) -> Option<ServerAt> {
     plan.max_connections = limit;
     plan.tier = tier.unwrap_or(plan.tier);
     Some(ServerAt { plan, span, weight_span: weight.map(|(_, span)| span) })
+}
+
+/// An address that somebody can be reached at.
+fn destination(item: &Value, found: &mut Mistakes) -> Option<SocketAddr> {
+    let address = address(item, found)?;
+    if address.ip().is_unspecified() {
+        let local = if address.is_ipv4() { "127.0.0.1" } else { "[::1]" };
+        let message = format!("{} is no address of a server", quoted(&address.to_string()));
+        let mistake = Mistake::new(Code::NoDestination, item.span.clone(), message);
+        let mistake = mistake.label("for a listener it is every address").help("for this machine, write");
+        found.add(mistake.patch(item.span.clone(), format!("\"{local}:{}\"", address.port())));
+    }
+    Some(address)
 }
 
 fn name(field: Field<'_>, found: &mut Mistakes) -> Option<String> {
