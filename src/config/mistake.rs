@@ -15,6 +15,51 @@ pub const MISTAKES_MAX: usize = 500;
 /// Characters of the operator's text that are repeated in a message.
 const QUOTED_MAX: usize = 60;
 
+/// What keys are called that hold a password, which no key of ours does.
+pub const SECRETS: [&str; 5] = ["password", "passwd", "pass", "auth_pass", "secret"];
+
+/// Where passwords stand, whether or not the lines around them can be read: behind a key of such a name, up to
+/// the closing quote, or else to the end of the word.
+fn secrets(text: &str) -> Vec<Range<usize>> {
+    let mut found = Vec::new();
+    let mut start = 0;
+    for line in text.split_inclusive('\n') {
+        let is_comment = line.trim_start().starts_with('#');
+        for name in SECRETS.iter().filter(|_| !is_comment) {
+            let mut done = 0; // each byte is looked at once for each name, whatever the line holds
+            for (at, _) in line.match_indices(name) {
+                let span = (at >= done).then(|| secret_after(line, at, name)).flatten();
+                done = span.as_ref().map_or(done, |span| span.end);
+                found.extend(span.map(|span| start + span.start..start + span.end));
+            }
+        }
+        start += line.len();
+    }
+    found
+}
+
+/// The value of a key that begins there, if it is one.
+fn secret_after(line: &str, at: usize, name: &str) -> Option<Range<usize>> {
+    let is_word = |letter: char| letter.is_alphanumeric() || "_-".contains(letter);
+    let rest = line[at + name.len()..].trim_start_matches(['"', '\'']).trim_start();
+    if line[..at].ends_with(is_word) {
+        return None;
+    }
+    let value = rest.strip_prefix(['=', ':'])?.trim_start();
+    let quote = value.chars().next().filter(|first| "\"'".contains(*first));
+    let inner = quote.map_or(value, |quote| value.trim_start_matches(quote));
+    let start = line.len() - inner.len();
+    let end = match quote {
+        Some(quote) => {
+            let is_escaped = |end: usize| quote == '"' && inner[..end].ends_with('\\');
+            inner.match_indices(quote).map(|(end, _)| end).find(|end| !is_escaped(*end))
+        }
+        None => inner.find([',', '}', '#']),
+    };
+    let length = inner[..end.unwrap_or(inner.len())].trim_end().len();
+    (length > 0).then(|| start..start + length)
+}
+
 /// One mistake. Built up with the methods that are named after the fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistake {
@@ -144,7 +189,45 @@ impl Mistakes {
         (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
     }
 
-    pub(super) fn sort(&mut self) {
+    /// Nothing is added any more: in order, with patches that fit together, and without a secret.
+    pub(super) fn finish(&mut self) {
         self.list.sort_by_key(|mistake| (mistake.span.start, mistake.code));
+        self.join_patches();
+        self.hide_secrets();
+    }
+
+    /// A key that has another name and whose value has another form, too, is one patch: each alone would be
+    /// wrong again.
+    fn join_patches(&mut self) {
+        for place in 1..self.list.len() {
+            let (before, after) = self.list.split_at_mut(place);
+            let (Some(key), value) = (before.last_mut(), &mut after[0]) else { continue };
+            let (Some(of_key), Some(of_value)) = (&mut key.patch, &value.patch) else { continue };
+            let between = self.text.get(of_key.span.end..of_value.span.start);
+            if let Some(between) = between.filter(|between| between.trim() == "=") {
+                of_key.text = format!("{}{between}{}", of_key.text, of_value.text);
+                of_key.span.end = of_value.span.end;
+                value.patch = None;
+            }
+        }
+    }
+
+    /// Whoever looks at the mistakes of a file need not know the passwords that somebody wrote into it.
+    fn hide_secrets(&mut self) {
+        let secrets = secrets(&self.text);
+        if secrets.is_empty() {
+            return;
+        }
+        let mut text = self.text.to_string();
+        for secret in &secrets {
+            text.replace_range(secret.clone(), &"*".repeat(secret.len())); // each place stays what it is
+        }
+        self.text = text.into();
+        let is_touched = |patch: &Patch| {
+            secrets.iter().any(|secret| secret.start < patch.span.end && patch.span.start < secret.end)
+        };
+        for mistake in &mut self.list {
+            mistake.patch = mistake.patch.take().filter(|patch| !is_touched(patch));
+        }
     }
 }

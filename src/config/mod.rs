@@ -65,6 +65,6 @@ pub fn parse(name: &str, text: &str) -> Result<Loaded, Mistakes> {
                 || !(is_syntax(mistake) || mistake.code.is_about_absence())
         });
     }
-    mistakes.sort();
+    mistakes.finish();
     if mistakes.has_errors() { Err(mistakes) } else { Ok(Loaded { plan, warnings: mistakes }) }
 }

@@ -98,6 +98,12 @@ fn explained(text: &str, tree: &DeTable<'_>, span: Range<usize>, message: &str) 
     let found = &text[span.clone()];
     let token = token(text, span.start);
     let syntax = |message: &str| Mistake::new(Code::Syntax, span.clone(), message);
+    if let Some(mistake) = colon(text, span.start) {
+        return mistake;
+    }
+    if let Some(mistake) = half_quoted(text, &token).or_else(|| curly_quoted(text, &span)) {
+        return mistake;
+    }
     match message.split_once(", expected ").unwrap_or((message, "")) {
         ("duplicate key", _) => duplicate(text, tree, span),
         ("string values must be quoted", _) if found.is_empty() => {
@@ -109,6 +115,13 @@ fn explained(text: &str, tree: &DeTable<'_>, span: Range<usize>, message: &str) 
         }
         ("invalid basic string" | "invalid literal string", "`\"`" | "`'`") => {
             syntax("the closing quote is missing").label("the text should have ended by here")
+        }
+        ("missing opening quote", "`\"`" | "`'`") => {
+            let mistake = syntax("the opening quote is missing").label("the text should have begun here");
+            match text[token.end..].chars().next().filter(|letter| "\"'".contains(*letter)) {
+                Some(quote) => mistake.patch(token.start..token.start, quote),
+                None => mistake,
+            }
         }
         ("key with no value", _) => syntax("the key has no value")
             .label("expected `=` and a value")
@@ -134,7 +147,70 @@ fn explained(text: &str, tree: &DeTable<'_>, span: Range<usize>, message: &str) 
 
 fn unquoted(span: Range<usize>, written: &str) -> Mistake {
     let mistake = Mistake::new(Code::Syntax, span.clone(), "a text value needs quotes");
-    mistake.patch(span, format!("\"{}\"", written.replace(['"', '\\'], "")))
+    mistake.patch(span, in_quotes(written))
+}
+
+fn in_quotes(written: &str) -> String {
+    format!("\"{}\"", written.trim_matches('\'').replace(['"', '\\'], ""))
+}
+
+/// `key: value`, as others write it.
+fn colon(text: &str, at: usize) -> Option<Mistake> {
+    let start = line_start(text, at);
+    let line = text[start..line_end(text, at)].split('#').next().unwrap_or_default().trim_end();
+    let indent = line.len() - line.trim_start().len();
+    let is_bare = |letter: char| letter.is_ascii_alphanumeric() || "_-".contains(letter);
+    let key = line[indent..].split(|letter| !is_bare(letter)).next().filter(|key| !key.is_empty())?;
+    let rest = line[indent + key.len()..].trim_start().strip_prefix(':')?;
+    if rest.starts_with(|letter: char| !letter.is_whitespace() && !"\"'[{".contains(letter)) {
+        return None; // an address, or a word of its own
+    }
+    let value = rest.trim();
+    let is_value = value.parse::<f64>().is_ok()
+        || ["true", "false"].contains(&value)
+        || value.starts_with(['"', '\'', '[', '{']);
+    let value = if is_value { value.to_owned() } else { in_quotes(value) };
+    let span = start + indent..start + line.len();
+    let mistake = Mistake::new(Code::Syntax, span.clone(), "a key and its value are joined by `=`");
+    Some(mistake.patch(span, format!("{key} = {value}")))
+}
+
+/// A text that begins with a quote and has no other: `'word`.
+fn half_quoted(text: &str, last_word: &Range<usize>) -> Option<Mistake> {
+    let line = line_start(text, last_word.start)..line_end(text, last_word.start);
+    let (before, after) = (&text[line.start..last_word.start], &text[last_word.end..line.end]);
+    let is_last = |rest: &str| rest.is_empty() || rest.starts_with([',', ']', '}', '#']);
+    if last_word.is_empty() || !is_last(after.trim()) || after.contains(['"', '\'']) {
+        return None;
+    }
+    let quotes = before.chars().filter(|letter| "\"'".contains(*letter));
+    let quote = quotes.fold(None, |open, quote| match open {
+        None => Some(quote),
+        Some(open) if open == quote => None, // it is closed
+        within => within,
+    })?;
+    let mistake = Mistake::new(Code::Syntax, last_word.clone(), "the closing quote is missing");
+    Some(mistake.patch(last_word.end..last_word.end, quote))
+}
+
+/// The quotes of a word processor.
+fn curly_quoted(text: &str, span: &Range<usize>) -> Option<Mistake> {
+    const CURLY: [char; 7] =
+        ['\u{201c}', '\u{201d}', '\u{201e}', '\u{2018}', '\u{2019}', '\u{201a}', '\u{ab}'];
+    let line = line_start(text, span.start)..line_end(text, span.start);
+    let (first, _) = text[line.clone()].char_indices().find(|(_, letter)| CURLY.contains(letter))?;
+    let (last, closing) = text[line.clone()]
+        .char_indices()
+        .rev()
+        .find(|(_, letter)| CURLY.contains(letter) || *letter == '\u{bb}')?;
+    let (start, end) = (line.start + first, line.start + last + closing.len_utf8());
+    let is_about_it = start <= span.start && span.start < end;
+    let inner = text.get(start..end)?.trim_matches(|letter| CURLY.contains(&letter) || letter == '\u{bb}');
+    if !is_about_it || first == last || inner.contains(|letter| CURLY.contains(&letter)) {
+        return None; // several on the line: each would need its own
+    }
+    let mistake = Mistake::new(Code::Syntax, start..end, "these are no quotes that TOML knows");
+    Some(mistake.patch(start..end, in_quotes(inner)))
 }
 
 /// The whole of a bare value, of which the parser may name a part.

@@ -366,6 +366,9 @@ pub const HEALTH_CHECK: Keys = Keys {
         ("uri", "path"),
         ("url", "path"),
         ("status", "expect"),
+        ("expect_status", "expect"),
+        ("expected_status", "expect"),
+        ("expected_codes", "expect"),
         ("expected_statuses", "expect"),
         ("http_check", "type"),
         ("username", "user"),
@@ -379,8 +382,6 @@ pub const HEALTH_CHECK: Keys = Keys {
         ("accept_proxy", "send_proxy"),
         ("check_ssl", "tls"),
         ("ssl", "tls"),
-        ("auth_pass", "password_file"),
-        ("password", "password_file"),
     ],
 };
 

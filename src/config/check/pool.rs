@@ -147,6 +147,11 @@ const ENTRIES_LEAST: i64 = 16;
 
 fn affinity(field: Field<'_>, found: &mut Mistakes) -> Option<Affinity> {
     let mut affinity = Affinity::default();
+    if let Kind::Boolean(true) = field.value.kind {
+        let mistake = field.wrong_type("a table").help("the table says what a client is known by");
+        found.add(mistake.patch(field.value.span.clone(), "{ by = \"source-ip\" }"));
+        return None;
+    }
     if let Kind::Text(by) = &field.value.kind {
         let mistake = field.wrong_type("a table").help("the table has a key for it");
         found.add(mistake.patch(field.value.span.clone(), format!("{{ by = {by:?} }}")));

@@ -221,6 +221,11 @@ fn out_of_range(field: Field<'_>, why: impl Into<String>) -> Mistake {
 
 /// `200`, `"200-299"`, or a list of them.
 fn statuses(field: Field<'_>, found: &mut Mistakes) -> Option<Vec<Statuses>> {
+    if let Kind::Integer(status) = field.value.kind {
+        let mistake = field.wrong_type("a list").help("put it in brackets");
+        found.add(mistake.patch(field.value.span.clone(), format!("[{status}]")));
+        return None;
+    }
     let items = leaf::list(field, found);
     if items.is_empty() && matches!(field.value.kind, Kind::Array(_)) {
         let mistake = Mistake::new(Code::EmptyList, field.value.span.clone(), "no status would be right");
@@ -247,9 +252,30 @@ fn status(item: &Value, found: &mut Mistakes) -> Option<Statuses> {
     if read.is_none() {
         let message = format!("{} is no status of HTTP", quoted(&written));
         let mistake = Mistake::new(Code::OutOfRange, item.span.clone(), message);
-        found.add(mistake.label("from 100 to 599").help("for example 200, or \"200-299\" for a range"));
+        let (label, better) = meant_statuses(&written);
+        found.add(match better {
+            Some(better) => mistake.label(label).patch(item.span.clone(), format!("\"{better}\"")),
+            None => mistake.label(label).help("for example 200, or \"200-299\" for a range"),
+        });
     }
     read
+}
+
+/// What is wrong with it, and what to write where that is plain: `2xx`, or a range that ends before it begins.
+fn meant_statuses(written: &str) -> (&'static str, Option<String>) {
+    let is_status = |text: &&str| text.parse().is_ok_and(|status: u16| (100..=599).contains(&status));
+    if let Some(class) = written.to_ascii_lowercase().strip_suffix("xx")
+        && ["1", "2", "3", "4", "5"].contains(&class)
+    {
+        return ("a range is written with both of its ends", Some(format!("{class}00-{class}99")));
+    }
+    match written.split_once('-').map(|(start, end)| (start.trim(), end.trim())) {
+        Some((start, end)) if is_status(&start) && is_status(&end) => {
+            let (least, most) = if start <= end { (start, end) } else { (end, start) };
+            ("a range is its lower end, `-` and its upper end", Some(format!("{least}-{most}")))
+        }
+        _ => ("from 100 to 599", None),
+    }
 }
 
 /// `"Name"` or `"Name: value"`.

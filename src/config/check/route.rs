@@ -43,7 +43,7 @@ pub fn ways(section: &Section<'_>, found: &mut Mistakes) -> Ways {
             ways.is_in_doubt = true;
             found.add(missing(section, "pool", "pool = \"NAME\""));
         }
-        Some(field) if taken.is_everybody() => {
+        Some(field) if taken.is_everybody() && !section.is_guessed("route") => {
             let mistake = Mistake::new(Code::NoEffect, field.value.span.clone(), "`pool` has no effect");
             found.add(mistake.label("the routes take every client"));
         }

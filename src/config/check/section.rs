@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use super::keys::{Keys, TABLES};
 use crate::config::file::{Entry, Kind, Table, Value};
-use crate::config::mistake::{Code, Mistake, Mistakes, quoted};
+use crate::config::mistake::{Code, Mistake, Mistakes, SECRETS, quoted};
 
 /// Names that are compared with a misspelt one, at the most.
 const COMPARED_MAX: usize = 200;
@@ -19,6 +19,8 @@ pub struct Section<'f> {
     pub name: String,
     pub span: Range<usize>,
     fields: Vec<(&'static str, &'f Value)>,
+    /// Keys that are written as something else; that is reported already.
+    guessed: Vec<&'static str>,
 }
 
 /// A value and what it is called: its key, with the tables above it.
@@ -35,13 +37,15 @@ impl<'f> Section<'f> {
         keys: &'static Keys,
         found: &mut Mistakes,
     ) -> Self {
-        let mut section = Section { name: name.into(), span: table.span.clone(), fields: Vec::new() };
+        let mut section =
+            Section { name: name.into(), span: table.span.clone(), fields: Vec::new(), guessed: Vec::new() };
         for entry in &table.entries {
             let known = keys.names.iter().find(|name| **name == entry.key);
             let meant = match known {
                 Some(name) => Some(*name),
                 None => section.unknown(entry, table, keys, found),
             };
+            section.guessed.extend(meant.filter(|_| known.is_none()));
             section.fields.extend(meant.map(|name| (name, &entry.value)));
         }
         section
@@ -49,6 +53,11 @@ impl<'f> Section<'f> {
 
     pub fn get(&self, key: &'static str) -> Option<Field<'f>> {
         self.all(key).next()
+    }
+
+    /// Whether the key goes by another name here.
+    pub fn is_guessed(&self, key: &str) -> bool {
+        self.guessed.contains(&key)
     }
 
     /// Also under the foreign names of the key: `[pool.a]` and `[backend.b]`.
@@ -72,6 +81,11 @@ impl<'f> Section<'f> {
         let message = format!("unknown key {} in {place}", quoted(&entry.key));
         let mistake = Mistake::new(Code::UnknownKey, entry.key_span.clone(), message);
         let word = entry.key.to_ascii_lowercase().replace('-', "_");
+        if keys.names.contains(&"password_file") && SECRETS.contains(&word.as_str()) {
+            let help = "write it into a file of its own, one line, and name that with `password_file`";
+            found.add(mistake.label("a password has no place in here").help(help));
+            return None;
+        }
         match meant(&word, keys) {
             Meant::Foreign(ours) => {
                 let mistake = mistake.label(format!("Tidegate calls it `{ours}`"));
@@ -131,6 +145,9 @@ fn belongs_elsewhere(mistake: Mistake, key: &str, home: &Keys, here: &Keys) -> M
         // The one key with the same meaning in three tables, and for good reason in no default.
         ("[defaults]", "max_connections") => "a limit is set where it holds: in `[process]`, \
             in each `[listener.NAME]`, or for each server"
+            .to_owned(),
+        ("[pool.NAME]", "max_connections") => "a limit is set where it holds: for each server in `servers`, \
+            or in the `[listener.NAME]` that uses the pool"
             .to_owned(),
         ("[defaults]", _) => format!("`{key}` has no common default: it belongs in {}", title(home)),
         _ => format!("`{key}` belongs in {}", title(home)),
