@@ -2,7 +2,8 @@
 //!
 //! Until then no server is asked, so that clients who come and say nothing cost this machine a
 //! descriptor each and the servers nothing. What they said stays in the socket for the relay to read.
-//! Where the server speaks first this would wait in vain: it is off unless it is written.
+//! Where the server speaks first this would wait in vain: it is off unless it is written. In a dry run nobody
+//! is closed for it: who has said nothing in the end goes on to his server, and is counted.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use super::admit::Admitted;
 use super::relay::failed;
 use super::visit::Visit;
 use super::worker::Worker;
+use crate::config::plan::AdmissionMode;
 use crate::core::outcome::{By, Close, How, Phase, Reason};
 use crate::net::Side;
 use crate::snapshot::Listener;
@@ -28,13 +30,14 @@ pub(super) async fn first_byte(
 ) -> Result<(Admitted, Arc<Listener>), Close> {
     let Some(limit) = world.plan.first_byte_timeout else { return Ok((admitted, world)) };
     // Boxed: those who do not wait are not to keep the room for it.
-    let admitted = Box::pin(wait(admitted, limit, visit, worker)).await?;
+    let admitted = Box::pin(wait(admitted, limit, world.plan.admission.mode, visit, worker)).await?;
     Ok((admitted, worker.listener(&world.plan.name).unwrap_or(world)))
 }
 
 async fn wait(
     admitted: Admitted,
     limit: Duration,
+    mode: AdmissionMode,
     visit: &Visit,
     worker: &Worker,
 ) -> Result<Admitted, Close> {
@@ -50,12 +53,17 @@ async fn wait(
             visit.heard_after_us.set(after_us.max(1));
             Ok(admitted)
         }
+        Some(Ok(false)) if mode == AdmissionMode::DryRun => Ok(admitted), // its server may speak all the same
         Some(Ok(false)) => {
             admitted.sock.close(); // a clean end for a clean end: nothing is missing
             let detail = "the client ended without having said a byte, and no server was asked";
             Err(silent(By::Client, How::Fin, Reason::Done, detail.to_owned()))
         }
         Some(Err(error)) => Err(Close { phase: Phase::Hello, ..failed(Side::Client, &error, None) }),
+        None if mode == AdmissionMode::DryRun => {
+            visit.listener.stats.of(worker.index).would_reject.add(Reason::HelloTimeout);
+            Ok(admitted)
+        }
         None => {
             let detail = format!("the client had not said a byte within first_byte_timeout ({limit:?})");
             Err(silent(By::Proxy, How::Timeout, Reason::HelloTimeout, detail))

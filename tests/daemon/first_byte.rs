@@ -41,6 +41,27 @@ fn a_silent_client_is_closed_at_its_deadline_and_no_server_hears_of_it() {
 }
 
 #[test]
+fn in_a_dry_run_a_silent_client_goes_on_to_its_server_and_is_counted() {
+    let server = Greeter::start("a");
+    let limit = "admission = \"dry-run\"\nfirst_byte_timeout = \"100ms\"";
+    let (text, front) = config(&[server.toml()], limit, "");
+    let daemon = Daemon::start(&text);
+    let mut silent = connect(front);
+    let mut heard = [0; 2];
+    silent.read_exact(&mut heard).expect("its server speaks first");
+    assert_eq!(&heard, b"a\n");
+    let counted = || {
+        let labels = [("reason", "hello_timeout")];
+        daemon.metric("tidegate_listener_would_reject_connections_total", &labels)
+    };
+    assert_eq!(counted(), 1.0);
+    let mut ended = connect(front);
+    ended.shutdown(Shutdown::Write).unwrap();
+    ended.read_exact(&mut heard).expect("who has only ended is not refused either");
+    assert_eq!((&heard, counted()), (b"a\n", 1.0));
+}
+
+#[test]
 fn a_client_that_speaks_is_served_to_the_last_byte_and_its_first_one_is_timed() {
     let server = Greeter::start("a");
     let (text, front) = config(&[server.toml()], "first_byte_timeout = \"30s\"", "");
