@@ -22,12 +22,16 @@ words! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Key(u128);
 
+/// The bits of an IPv6 address that do not change as its host likes, as in `queue.rs`.
+const NETWORK: u128 = (u64::MAX as u128) << 64;
+
 impl Key {
-    /// The source address; an IPv4 client of an IPv6 socket has the key of its IPv4 address.
+    /// The source address, of IPv6 the 64 bits of its network: a client may take any address in there, and
+    /// one alone could fill a table. An IPv4 client of an IPv6 socket has the key of its IPv4 address.
     pub fn source(address: IpAddr) -> Key {
         Key(match address.to_canonical() {
             IpAddr::V4(v4) => u128::from(v4.to_ipv6_mapped()),
-            IpAddr::V6(v6) => u128::from(v6),
+            IpAddr::V6(v6) => u128::from(v6) & NETWORK,
         })
     }
 
@@ -231,6 +235,14 @@ mod tests {
         assert_ne!(source("192.0.2.1"), source("::192.0.2.1"));
     }
 
+    #[test]
+    fn an_ipv6_client_is_known_by_its_network_whichever_address_it_takes() {
+        let source = |text: &str| Key::source(text.parse().unwrap());
+        assert_eq!(source("2001:db8::1"), source("2001:db8::ffff:0:0:2"));
+        assert_ne!(source("2001:db8::1"), source("2001:db8:0:1::1"));
+        assert_ne!(source("192.0.2.1"), source("192.0.2.2"));
+    }
+
     /// A list of (key, value, last use), the youngest first: what a table means.
     #[derive(Default)]
     struct Model(Vec<(Key, u8, Duration)>);
@@ -273,13 +285,14 @@ mod tests {
     }
 
     #[test]
-    fn clients_are_spread_over_the_parts_whichever_half_of_the_address_they_differ_in() {
+    fn clients_are_spread_over_the_parts_whichever_bits_they_differ_in() {
         let v6 = |bits: u128| IpAddr::V6(bits.into());
-        let of: [fn(u32) -> u128; 3] =
-            [|n| u128::from(n), |n| u128::from(n) << 64, |n| (u128::MAX << 64) | u128::from(n)];
-        for of in of {
+        let of: [fn(u32) -> IpAddr; 2] = [|n| IpAddr::V4(n.into()), |n| IpAddr::V4((n << 16).into())];
+        let of = of.into_iter().map(|of| (0..1024).map(of).collect::<Vec<_>>());
+        let networks = [64, 80, 96].map(|shift| (0..1024_u128).map(|n| v6(n << shift)).collect());
+        for clients in of.chain(networks) {
             let mut counts = [0; 16];
-            (0..1024).for_each(|n| counts[Key::source(v6(of(n))).part(16)] += 1);
+            clients.iter().for_each(|client| counts[Key::source(*client).part(16)] += 1);
             assert!(counts.iter().all(|count| (32..=128).contains(count)), "{counts:?}");
         }
     }

@@ -63,7 +63,8 @@ impl Reach {
     }
 
     /// In places, rounded down: the higher classes keep what is left. One at least, so that nobody
-    /// is shut out of a room that is empty.
+    /// is shut out of a room that is empty. In a room of less than 20 places classes may coincide (of 10, high
+    /// and normal both reach 9): no whole number lies between their parts.
     pub fn of(self, limit: usize) -> usize {
         if self == Reach::WHOLE {
             return limit;
@@ -206,6 +207,7 @@ mod tests {
         assert_eq!(reach(1), [1; 5]);
         assert_eq!(reach(2), [2, 1, 1, 1, 1]);
         assert_eq!(reach(10), [10, 9, 9, 7, 5]);
+        assert_eq!(reach(20), [20, 19, 18, 15, 10], "from here on each class has its own");
     }
 
     proptest! {

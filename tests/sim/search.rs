@@ -372,10 +372,10 @@ impl World {
     }
 }
 
-/// One number for each address.
+/// One number for each client that a table tells from others.
 fn source_number(from: IpAddr) -> u128 {
     match from.to_canonical() {
         IpAddr::V4(ip) => u128::from(ip.to_bits()),
-        IpAddr::V6(ip) => ip.to_bits(),
+        IpAddr::V6(ip) => ip.to_bits() >> 64 << 64, // a host may take any address of its network
     }
 }
