@@ -11,7 +11,7 @@ use crate::core::throttle::Bandwidth;
 /// A pool without traffic, in which every retry was in vain until there was leave for no more.
 fn pool_that_retried_in_vain(now: Instant) -> Arc<PoolLive> {
     let pool = PoolLive::new(1);
-    while let Some(retry) = pool.retry(0.0, now) {
+    while let Some(retry) = pool.retry(0.0, Odds::Fair, now) {
         retry.end(false, now);
     }
     pool
@@ -53,27 +53,29 @@ fn each_connection_has_its_own_turn() {
 fn connections_of_the_pool_earn_retries() {
     let now = Instant::now();
     let pool = pool_that_retried_in_vain(now);
-    assert!(pool.retry(1.0, now).is_none(), "no traffic, and so no share of it");
+    assert!(pool.retry(1.0, Odds::Fair, now).is_none(), "no traffic, and so no share of it");
     pool.next_turn();
-    assert!(pool.retry(1.0, now).is_some(), "one connection, one retry");
+    assert!(pool.retry(1.0, Odds::Fair, now).is_some(), "one connection, one retry");
 }
 
 /// The budget bears a hundred retries in vain; those under way count by what became of the others.
 #[test]
 fn a_retry_counts_as_it_ended_and_one_that_is_dropped_not_at_all() {
     let now = Instant::now();
-    let pool = PoolLive::new(1);
-    for _ in 0..99 {
-        pool.retry(0.0, now).expect("leave").end(false, now);
+    for odds in [Odds::Fair, Odds::Bad] {
+        let pool = PoolLive::new(1);
+        for _ in 0..99 {
+            pool.retry(0.0, odds, now).expect("leave").end(false, now);
+        }
+        for _ in 0..1000 {
+            drop(pool.retry(0.0, odds, now).expect("whoever left has given it back"));
+        }
+        let under_way = pool.retry(0.0, odds, now).expect("the hundredth");
+        assert!(pool.retry(0.0, odds, now).is_none(), "it may be in vain as well");
+        under_way.end(true, now);
+        pool.retry(0.0, odds, now).expect("it was not").end(false, now);
+        assert!(pool.retry(0.0, odds, now).is_none(), "a hundred in vain");
     }
-    for _ in 0..1000 {
-        drop(pool.retry(0.0, now).expect("whoever left has given it back"));
-    }
-    let under_way = pool.retry(0.0, now).expect("the hundredth");
-    assert!(pool.retry(0.0, now).is_none(), "it may be in vain as well");
-    under_way.end(true, now);
-    pool.retry(0.0, now).expect("it was not").end(false, now);
-    assert!(pool.retry(0.0, now).is_none(), "a hundred in vain");
 }
 
 #[test]
