@@ -29,7 +29,7 @@ const PARSERS: [(Parser, &[&[u8]]); 7] = [
         &[
             b"Z\0\0\0\x05I",
             b"R\0\0\0\x0c\0\0\0\x05salt",
-            b"R\0\0\0\x0d\0\0\0\x0aA\0B\0\0\0",
+            b"R\0\0\0\x0e\0\0\0\x0aA\0B\0\0\0",
             b"E\0\0\0\x13SFATAL\0C57P03\0\0",
             b"D\0\0\0\x0f\0\x02\0\0\0\x01t\xff\xff\xff\xff",
         ],
