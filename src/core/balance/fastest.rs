@@ -190,19 +190,19 @@ mod tests {
         struct FastOnesClosed;
         impl Field for FastOnesClosed {
             fn is_open(&self, server: usize) -> bool {
-                server % 2 == 0
+                server.is_multiple_of(2)
             }
             fn active(&self, _: usize) -> usize {
                 0
             }
             fn latency(&self, server: usize) -> Option<u32> {
-                Some(if server % 2 == 0 { 9000 } else { 100 })
+                Some(if server.is_multiple_of(2) { 9000 } else { 100 })
             }
         }
         let fastest = fastest(SMALL_POOL + 10);
         let mut picks =
             (0..1000).map(|number| fastest.pick(mix(number), &FastOnesClosed).expect("some are open"));
-        assert!(picks.all(|choice| choice.server % 2 == 0));
+        assert!(picks.all(|choice| choice.server.is_multiple_of(2)));
     }
 
     #[test]
