@@ -12,6 +12,9 @@ mod line; // who waits for one
 mod route; // which of them go to a canary
 pub mod search; // whom to ask for one client, step by step
 
+#[cfg(test)]
+mod tests; // what is counted is given back
+
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -299,8 +302,8 @@ impl Warmup {
     }
 
     pub fn begin(&self, now: Instant) {
-        let since = now.saturating_duration_since(self.made).as_millis();
-        self.begun.store(u64::try_from(since).unwrap_or(u64::MAX - 1) + 1, Ordering::Relaxed);
+        let since = u64::try_from(now.saturating_duration_since(self.made).as_millis()).unwrap_or(u64::MAX);
+        self.begun.store(since.saturating_add(1), Ordering::Relaxed);
     }
 
     pub fn has_begun(&self) -> bool {

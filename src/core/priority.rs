@@ -195,6 +195,7 @@ mod tests {
         assert_eq!(all, [200, 190, 180, 150, 100]);
         let from_normal: Vec<_> = reach(Among::new([Priority::Lowest, Priority::Normal]));
         assert_eq!(from_normal[2..], [200, 150, 100]);
+        assert_eq!(Among::new([Priority::Lowest, Priority::High]).top(), Priority::High);
     }
 
     #[test]

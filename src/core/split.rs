@@ -115,7 +115,7 @@ mod tests {
         for text in ["0%", "5%", "0.5%", "12.5%", "33.3333%", "0.0001%", "99.9999%", "100%"] {
             assert_eq!(share(text).to_string(), text);
         }
-        assert_eq!(Share::of(0.000_000_5), None, "too fine");
+        assert_eq!([0.000_000_5, 0.000_000_001].map(Share::of), [None, None], "too fine");
         assert_eq!((Share::of(1.1), Share::of(-0.1), Share::of(f64::NAN)), (None, None, None));
     }
 

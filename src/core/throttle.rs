@@ -161,6 +161,11 @@ mod tests {
     }
 
     #[test]
+    fn under_a_slow_limit_too_one_read_moves_at_once_after_a_pause() {
+        assert_eq!(Bandwidth::new(KIB).burst(), 64 * KIB);
+    }
+
+    #[test]
     fn who_takes_nothing_gives_all_of_it_back() {
         let (throttle, rate) = (Throttle::default(), Bandwidth::new(MIB));
         throttle.reserve(rate.burst(), rate, at(0));

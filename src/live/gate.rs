@@ -97,6 +97,7 @@ impl Drop for Place {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::thread;
 
@@ -130,6 +131,26 @@ mod tests {
         assert!((1..=LIMIT).contains(&most.into_inner()));
         assert_eq!(won.into_inner() + lost.into_inner(), 8 * 5_000);
         assert!((0..4).all(|number| gate.open(source(number)) == 0));
+    }
+
+    #[test]
+    fn the_rates_of_tens_of_thousands_of_sources_are_remembered() {
+        let (now, hourly) = (Instant::now(), Rate { count: 1, per: Duration::from_secs(3600) });
+        let gate = Gate::new(now);
+        let sources =
+            || (0..50_000_u32).map(|number| Prefix::of(Ipv4Addr::from(0x0a00_0000 | number).into()));
+        assert!(sources().all(|source| gate.pass_from(source, hourly, now).is_ok()));
+        assert!(sources().all(|source| gate.pass_from(source, hourly, now).is_err()));
+    }
+
+    #[test]
+    fn what_a_source_has_open_is_its_places() {
+        let gate = Gate::new(Instant::now());
+        let [own, other] = [1, 2].map(|number| Prefix::of([192, 0, 2, number].into()));
+        let places = [own, own, other].map(|source| gate.take(source, 2).expect("a place"));
+        assert_eq!((gate.open(own), gate.open(other), gate.take(own, 2).is_none()), (2, 1, true));
+        drop(places);
+        assert_eq!((gate.open(own), gate.open(other)), (0, 0));
     }
 
     #[test]

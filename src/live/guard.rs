@@ -438,6 +438,16 @@ mod tests {
     }
 
     #[test]
+    fn a_check_that_finds_it_well_ends_the_doubt() {
+        let now = Instant::now();
+        let guard = Guard::new(now, Arc::default());
+        guard.enter(now).expect("no rules").failed(Duration::from_millis(1), now);
+        assert!(guard.is_suspect(now));
+        guard.trust();
+        assert!(!guard.is_suspect(now));
+    }
+
+    #[test]
     fn what_is_open_is_seen_without_a_lock_and_ends_in_time() {
         let now = Instant::now();
         let guard = open(now);
@@ -445,7 +455,7 @@ mod tests {
         assert_eq!(guard.circuit(now).expect("a breaker").open_for, Some(BREAKER.open_for));
         let later = now + BREAKER.open_for;
         assert!(guard.is_open(later));
-        let trials: Vec<_> = std::iter::from_fn(|| guard.enter(later)).collect();
+        let trials: Vec<_> = std::iter::from_fn(|| guard.enter(later)).take(100).collect();
         assert_eq!((trials.len(), guard.is_open(later)), (3, false));
         drop(trials);
         assert!(guard.is_open(later), "they came to nothing, and others may try");
@@ -474,7 +484,7 @@ mod tests {
             guard.enter(later).expect("closed").failed(Duration::ZERO, later);
         }
         let again = later + BREAKER.open_for;
-        let trials: Vec<_> = std::iter::from_fn(|| guard.enter(again)).collect();
+        let trials: Vec<_> = std::iter::from_fn(|| guard.enter(again)).take(100).collect();
         drop(trial);
         drop(trials);
         assert_eq!(guard.circuit(again).expect("a breaker").opened, 2);

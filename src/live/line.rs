@@ -345,6 +345,18 @@ mod tests {
     }
 
     #[test]
+    fn nobody_is_woken_in_vain_who_may_not_ask_or_knows_that_he_may() {
+        let (line, tickets) = line_of(1);
+        let bell = Arc::<Bell>::default();
+        let waker = Waker::from(Arc::clone(&bell));
+        let high = join(&line, Priority::High, 100).expect("room");
+        assert!(high.poll_displaced(&mut Context::from_waker(&waker)).is_pending());
+        assert!(tickets[0].poll_called(&mut Context::from_waker(&waker)).is_pending());
+        let _low = join(&line, Priority::Low, 100).expect("room");
+        assert_eq!(bell.0.load(Ordering::SeqCst), 0, "one has been told, and it is not the other's turn");
+    }
+
+    #[test]
     fn in_a_full_line_a_higher_class_takes_the_place_of_the_newest_of_the_lowest() {
         let line = Arc::<Line>::default();
         let bell = Arc::<Bell>::default();

@@ -14,6 +14,9 @@ mod md5; // for logins that are older than SCRAM
 pub mod smtp; // replies, EHLO, QUIT
 pub mod redis; // RESP: commands, their replies, and the role
 
+#[cfg(test)]
+mod tests; // whatever they say, and however it comes
+
 /// What a parser finds at the start of the bytes: a value, and how many of them it took.
 pub type Parsed<T> = Result<(T, usize), Halt>;
 
@@ -66,28 +69,5 @@ fn line<'a>(bytes: &'a [u8], most: usize, too_long: &'static str) -> Parsed<&'a 
         }
         None if bytes.len() >= most => Err(Halt::Malformed(too_long)),
         None => Err(Halt::NeedMore),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn what_a_server_said_cannot_break_a_log_line() {
-        assert_eq!(printable(b"-ERR \x1b[2J\r\nevil"), "-ERR  [2J  evil");
-        assert_eq!(printable(&[b'x'; 500]).len(), SAID_MAX + 3);
-        assert_eq!(printable(b"\xff\xfe"), "\u{fffd}\u{fffd}");
-        assert_eq!(printable("abc\u{202e}def\u{2028}g".as_bytes()), "abc def g");
-    }
-
-    proptest! {
-        #[test]
-        fn any_text_becomes_one_short_line(said in prop::collection::vec(any::<u8>(), 0..1000)) {
-            let text = printable(&said);
-            prop_assert!(text.chars().count() <= SAID_MAX + 3 && !text.chars().any(char::is_control));
-        }
     }
 }

@@ -186,6 +186,26 @@ mod tests {
     }
 
     #[test]
+    fn in_a_large_pool_too_nobody_is_picked_who_is_closed_however_fast() {
+        struct FastOnesClosed;
+        impl Field for FastOnesClosed {
+            fn is_open(&self, server: usize) -> bool {
+                server.is_multiple_of(2)
+            }
+            fn active(&self, _: usize) -> usize {
+                0
+            }
+            fn latency(&self, server: usize) -> Option<u32> {
+                Some(if server.is_multiple_of(2) { 9000 } else { 100 })
+            }
+        }
+        let fastest = fastest(SMALL_POOL + 10);
+        let mut picks =
+            (0..1000).map(|number| fastest.pick(mix(number), &FastOnesClosed).expect("some are open"));
+        assert!(picks.all(|choice| choice.server.is_multiple_of(2)));
+    }
+
+    #[test]
     fn the_log_shows_what_was_compared() {
         let mut fleet = fleet(&[Some(180), Some(950), None]);
         fleet.active = vec![3, 1, 2].into();

@@ -228,7 +228,7 @@ fn minus_log2(hash: u64) -> u64 {
     for _ in 0..BITS {
         let square = (u128::from(mantissa) * u128::from(mantissa)) >> 63;
         let is_two_or_more = square >> 64 != 0;
-        fraction = (fraction << 1) | u64::from(is_two_or_more);
+        fraction = 2 * fraction + u64::from(is_two_or_more);
         mantissa = (square >> u32::from(is_two_or_more)) as u64;
     }
     (u64::from(whole + 1) << BITS) - fraction
@@ -359,6 +359,42 @@ mod tests {
         for (count, expected) in taken.into_iter().zip([5_000_u32, 5_000, 5_000, 15_000]) {
             assert!(count.abs_diff(expected) < 350, "{taken:?}"); // four standard deviations and more
         }
+    }
+
+    #[test]
+    fn whom_rendezvous_finds_is_the_same_on_every_machine_for_ever() {
+        let maglev = Maglev::new(&members(&["a", "b", "c", "d"]));
+        let found = |key| maglev.rendezvous(key, &Busy([0; 4]), |_, _| true).unwrap().server;
+        // Worked out by another program, as is the key that is as near to `a` as to `b`: then the name decides.
+        assert_eq!(
+            (0..16).map(|key| found(mix(key))).collect::<Vec<_>>(),
+            [0, 2, 1, 2, 3, 2, 1, 3, 1, 3, 2, 0, 2, 3, 2, 1]
+        );
+        let maglev = Maglev::new(&members(&["b", "a"]));
+        let tied = maglev.rendezvous(59_173_847, &Busy([0; 2]), |_, _| true).unwrap();
+        assert_eq!(tied.server, 1);
+    }
+
+    /// All are open and have so many connections.
+    struct Busy<const N: usize>([usize; N]);
+
+    impl<const N: usize> Field for Busy<N> {
+        fn is_open(&self, _: usize) -> bool {
+            true
+        }
+        fn active(&self, server: usize) -> usize {
+            self.0[server]
+        }
+    }
+
+    #[test]
+    fn the_connection_to_come_counts_in_the_mean_that_bounds_a_servers_load() {
+        let maglev = Maglev::new(&members(&["a", "b"]));
+        let pick = |active| maglev.pick(7, Some(125), &Busy(active)).unwrap().server;
+        let home = pick([0, 0]);
+        let with_home = |at_home| if home == 0 { [at_home, 0] } else { [0, at_home] };
+        assert_eq!(pick(with_home(1)), home, "125 % of one");
+        assert_ne!(pick(with_home(2)), home, "125 % of one and a half");
     }
 
     #[test]

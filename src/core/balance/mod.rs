@@ -417,6 +417,16 @@ mod tests {
     }
 
     #[test]
+    fn a_client_comes_again_to_no_server_that_may_not_be_picked_or_comes_after_the_chosen_one() {
+        let ailing = Member { is_eligible: false, ..member("ailing", 1, 0) };
+        let members = vec![member("a", 1, 0), ailing, member("drained", 0, 0), member("standby", 1, 1)];
+        let chooser = Chooser::new(Kind::First, members);
+        let chosen = Choice { server: 0, why: Why { tier: 0, ground: Ground::First } };
+        let again: Vec<_> = (0..5).filter_map(|server| chooser.again(server, &chosen)).collect();
+        assert_eq!(again, [Choice { server: 0, why: Why { tier: 0, ground: Ground::Affinity } }]);
+    }
+
+    #[test]
     fn each_tier_keeps_its_own_table() {
         let members = || vec![member("a", 1, 0), member("b", 1, 0), member("c", 1, 1), member("d", 2, 1)];
         let chooser = Chooser::new(Kind::ConsistentHash, members());

@@ -137,6 +137,14 @@ mod tests {
     }
 
     #[test]
+    fn turns_that_are_left_over_go_where_most_was_cut_off() {
+        // A hundred light ones take a turn each. Of the 3996 others these are worth 2000.1, 1000.2 and 995.7.
+        let weights = [&[80_004, 40_008, 39_828][..], &[10; 100]].concat();
+        let turns = turns_of(&weights);
+        assert_eq!((&turns[..3], &turns[3..]), (&[2000, 1000, 996][..], &[1; 100][..]));
+    }
+
+    #[test]
     fn more_servers_than_turns_get_one_each() {
         let weights: Vec<u64> = (1..=5000).collect();
         assert_eq!(turns_of(&weights), vec![1; 5000]);
