@@ -25,6 +25,8 @@ enum Action {
     Arrive,
     /// Many come at the same moment.
     Rush,
+    /// They do, and nobody answers.
+    Storm,
     Leave,
     GiveUp,
     Tick,
@@ -39,6 +41,7 @@ enum Action {
 const ACTIONS: &[(u64, Action)] = &[
     (300, Action::Arrive),
     (3, Action::Rush),
+    (3, Action::Storm),
     (220, Action::Leave),
     (15, Action::GiveUp),
     (300, Action::Tick),
@@ -57,9 +60,11 @@ impl World {
         self.trace.step += 1;
         match self.dice.weighted(ACTIONS) {
             Action::Arrive => self.arrive(),
-            Action::Rush => {
-                let most = self.dice.weighted(&[(3, 80), (1, 400)]);
-                (0..self.dice.between(10, most)).for_each(|_| self.arrive());
+            Action::Rush => (0..self.dice.between(10, 80)).for_each(|_| self.arrive()),
+            Action::Storm => {
+                self.servers.values_mut().for_each(|server| server.truth = Truth::Silent);
+                self.trace.add("all", format_args!("{:?}", Truth::Silent));
+                (0..self.dice.between(150, 400)).for_each(|_| self.arrive());
             }
             Action::Leave => self.one_leaves(),
             Action::GiveUp => {

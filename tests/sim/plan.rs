@@ -195,7 +195,7 @@ fn door(dice: &mut Dice) -> Door {
         rate: dice.once_in(4).then(|| rate(dice, 60)),
         rate_per_source: dice.once_in(3).then(|| rate(dice, 20)),
         most_per_source: dice.once_in(3).then(|| dice.between(1, 8) as usize),
-        most: dice.weighted(&[(3, 120), (1, 500)]) / dice.between(1, 12) as usize,
+        most: dice.weighted(&[(2, 60), (1, 120), (1, 500)]),
     }
 }
 
