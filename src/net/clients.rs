@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::task::Poll;
 
 use super::sock::Sock;
@@ -19,11 +19,13 @@ pub struct Listener {
     sock: Option<Sock>,
     /// Clients taken since the last wait.
     taken: Cell<u32>,
+    /// New attempts are dropped, and who is taken now may have inherited what does that.
+    is_last: Cell<bool>,
 }
 
 impl Listener {
     pub(super) fn new(sock: Sock) -> Self {
-        Listener { sock: Some(sock), taken: Cell::new(0) }
+        Listener { sock: Some(sock), taken: Cell::new(0), is_last: Cell::new(false) }
     }
 
     /// Waits until a client may be waiting; every 64 clients it lets others have a turn.
@@ -54,6 +56,9 @@ impl Listener {
             match sock.net().accept(sock.slot()) {
                 Ok((socket, peer)) => {
                     self.taken.set(self.taken.get() + 1);
+                    if self.is_last.get() {
+                        socket::let_hear(socket.as_fd())?;
+                    }
                     return Ok(Some((socket, peer)));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -84,6 +89,7 @@ impl Listener {
     /// Lets in nobody new, while whoever is in the kernel's queue can still be accepted.
     pub fn drop_new_attempts(&self) -> io::Result<()> {
         let sock = self.sock();
+        self.is_last.set(true);
         sock.net().with(sock.slot(), socket::drop_new_attempts)
     }
 

@@ -181,8 +181,25 @@ pub fn local_address(socket: BorrowedFd<'_>) -> io::Result<SocketAddr> {
 
 /// Lets the kernel drop new connection attempts at a listener, while those under way still
 /// arrive: what is queued can then be accepted to the last one before the listener is closed.
-/// A dropped attempt is repeated by its client after a second.
+/// A dropped attempt is repeated by its client after a second. Clients that are accepted from then on
+/// are deaf, perhaps, until [`let_hear`].
+///
+/// # Errors
+/// As setsockopt(2) gives them.
 pub fn drop_new_attempts(listener: BorrowedFd<'_>) -> io::Result<()> {
+    match drop_by_flag(listener) {
+        // Kernels there are (6.18 is one) where TCP takes a filter from nobody but CAP_NET_ADMIN.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => drop_by_distance(listener, FARTHEST),
+        done => done,
+    }
+}
+
+/// Whoever was accepted after [`drop_new_attempts`] has inherited from its listener what makes that deaf.
+pub fn let_hear(client: BorrowedFd<'_>) -> io::Result<()> {
+    drop_by_distance(client, 0)
+}
+
+fn drop_by_flag(listener: BorrowedFd<'_>) -> io::Result<()> {
     const FLAGS_AT: u32 = 13; // the byte of the TCP header that holds the flags (RFC 9293, 3.1)
     const SYN: u32 = 0x02;
     let instruction = |code: u32, jt, jf, k| SockFilter::new(code as u16, jt, jf, k);
@@ -194,9 +211,27 @@ pub fn drop_new_attempts(listener: BorrowedFd<'_>) -> io::Result<()> {
     ])
 }
 
+/// As many hops as a packet may have to go when it comes: only a neighbour's that began with all of them has.
+const FARTHEST: libc::c_int = 255;
+
+/// Drops what comes with fewer hops to go than that (`IP_MINTTL` in ip(7)). On a listener that is new attempts:
+/// the end of a handshake is for its own socket, which does not exist yet and asks nothing.
+fn drop_by_distance(socket: BorrowedFd<'_>, least: libc::c_int) -> io::Result<()> {
+    let (level, name) = match SockRef::from(&socket).domain()? {
+        Domain::IPV6 => (libc::IPPROTO_IPV6, libc::IPV6_MINHOPCOUNT),
+        _ => (libc::IPPROTO_IP, libc::IP_MINTTL),
+    };
+    let size = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the kernel reads `size` bytes at `least`, which is of that size and lives beyond the call.
+    let outcome =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const least).cast(), size) };
+    if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
 
     const QUIET: Liveness = Liveness { keepalive: None, user_timeout: None };
@@ -213,12 +248,29 @@ mod tests {
 
     #[test]
     fn what_was_queued_before_new_attempts_are_dropped_can_still_be_accepted() {
+        let ways = [drop_new_attempts, |listener: BorrowedFd<'_>| drop_by_distance(listener, FARTHEST)];
+        for (way, at) in ways.into_iter().flat_map(|way| [(way, "127.0.0.1:0"), (way, "[::1]:0")]) {
+            let listener = TcpListener::bind(at).unwrap();
+            let at = listener.local_addr().unwrap();
+            let early = TcpStream::connect(at).unwrap();
+            way(listener.as_fd()).unwrap();
+            let late = TcpStream::connect_timeout(&at, Duration::from_millis(100));
+            assert_eq!(late.unwrap_err().kind(), io::ErrorKind::TimedOut);
+            assert_eq!(listener.accept().unwrap().1, early.local_addr().unwrap());
+        }
+    }
+
+    #[test]
+    fn who_has_inherited_deafness_hears_what_was_said_meanwhile() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let at = listener.local_addr().unwrap();
-        let early = TcpStream::connect(at).unwrap();
-        drop_new_attempts(listener.as_fd()).unwrap();
-        let late = TcpStream::connect_timeout(&at, Duration::from_millis(100));
-        assert_eq!(late.unwrap_err().kind(), io::ErrorKind::TimedOut);
-        assert_eq!(listener.accept().unwrap().1, early.local_addr().unwrap());
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let mut taken = listener.accept().unwrap().0;
+        drop_by_distance(taken.as_fd(), FARTHEST).unwrap();
+        client.write_all(b"anybody there?").unwrap();
+        taken.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        assert_eq!(taken.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        taken.set_read_timeout(None).unwrap();
+        let_hear(taken.as_fd()).unwrap();
+        taken.read_exact(&mut [0; 14]).unwrap();
     }
 }

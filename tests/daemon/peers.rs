@@ -95,6 +95,7 @@ fn accept(listener: &TcpListener, name: &'static str, shared: &Arc<Shared>) {
         shared.taken.fetch_add(1, Ordering::SeqCst);
         let open = shared.open.fetch_add(1, Ordering::SeqCst) + 1;
         shared.most_open.fetch_max(open, Ordering::SeqCst);
+        let _ = tidegate::sys::socket::let_hear(stream.as_fd()); // it may have come while new ones were dropped
         let stream = Arc::new(stream);
         shared.streams.lock().unwrap().push(Arc::clone(&stream));
         let shared = Arc::clone(shared);

@@ -87,6 +87,11 @@ fn a_planned_switchover_costs_no_client_more_than_a_delay() {
     rig.daemon.rewrite_config(&config(rig.port, &a, &b, 0));
     rig.daemon.signal(Signal::SIGHUP);
     wait_for_waiting(&rig, CLIENTS);
+    // Whoever waits has left the old primary, which may take a moment to notice.
+    let on_a = [("server", "a")];
+    eventually("its last session to end", PATIENCE, || {
+        (rig.daemon.metric("tidegate_server_active_connections", &on_a) == 0.0).then_some(())
+    });
     a.stop_fast();
     b.sql("select pg_promote()");
     completed(&mut bench, CLIENTS * EACH);

@@ -132,11 +132,11 @@ impl Stopped {
     }
 }
 
-/// Returns when somebody listens on the port.
+/// Returns when somebody listens on the port. A server that starts may have much to do before.
 #[track_caller]
 pub fn wait_for_port(port: u16, is_alive: impl FnMut() -> bool) {
     let mut is_alive = is_alive;
-    eventually(&format!("a server on port {port}"), PATIENCE, || {
+    eventually(&format!("a server on port {port}"), PATIENCE * 3, || {
         assert!(is_alive(), "the server for port {port} ended before it listened");
         TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok().map(drop)
     });

@@ -66,7 +66,10 @@ fn accept_until(listener: &TcpListener, name: &'static str, is_stopped: &AtomicB
     if socket::drop_new_attempts(listener.as_fd()).and_then(|()| listener.set_nonblocking(true)).is_ok() {
         for pause in [LAST_ARRIVALS, Duration::ZERO] {
             while let Ok((client, _)) = listener.accept() {
-                thread::spawn(move || client.set_nonblocking(false).and_then(|()| answer(client, name)));
+                thread::spawn(move || {
+                    socket::let_hear(client.as_fd()).and_then(|()| client.set_nonblocking(false))?;
+                    answer(client, name)
+                });
             }
             thread::sleep(pause);
         }
