@@ -373,7 +373,7 @@ mod tests {
         assert!(why.starts_with("ejected: `a`; tier 1 serves"), "{why}");
         assert_eq!(b, ("up".into(), "serves for the tiers below 1".into()));
         desk.set_state(&ServerKey::new("api", &plan.pools[0].servers[1]), State::Down);
-        let ((state, up, why), _) = told(&desk);
+        let ((state, _, why), _) = told(&desk);
         assert_eq!(why, "down: `b`; ejected: `a`; clients go to the pool `fb`", "whose servers are sound");
         desk.set_state(&ServerKey::new("fb", &plan.pools[1].servers[0]), State::Down);
         let (_, up, why) = told(&desk).0;
