@@ -105,7 +105,7 @@ fn while_one_of_the_line_waits_for_a_server_to_answer_the_others_are_served() {
     let mut daemon = Daemon::start(&text);
     let first = Client::connect(front).unwrap();
     daemon.reload(&config_at(front, &servers, "", &pool("1h")));
-    let (sender, served) = mpsc::channel();
+    let (sender, served) = mpsc::sync_channel(6);
     for _ in 0..6 {
         let sender = sender.clone();
         thread::spawn(move || sender.send(Client::connect(front).and_then(Client::leave)));
