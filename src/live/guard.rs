@@ -153,7 +153,8 @@ impl Guard {
         let is_on = inside.breaker.is_some() || inside.outlier.is_some();
         self.is_on.store(is_on, Ordering::Relaxed);
         if is_on {
-            self.doubted_until.store(0, Ordering::Relaxed); // from here on the rules say who is asked
+            // From here on the rules say who is asked.
+            self.doubted_until.fetch_min(LONG_AGO, Ordering::Relaxed);
         }
         self.note_gate(&inside);
     }

@@ -73,17 +73,15 @@ impl View<'_> {
         self.not_done_with().filter(is_sound).any(|place| self.is_full(place))
     }
 
-    /// Whoever is only in doubt is not asked while clients may wait for another's room.
+    /// Whoever is under suspicion is not asked while clients may wait for another's room.
     pub fn should_hold_out(&self) -> bool {
-        let plan = &self.search.pool.plan;
-        plan.queue.is_some() && plan.guard.outlier.is_none() && self.has_sound_full()
+        self.search.pool.plan.queue.is_some() && self.has_sound_full()
     }
 
     /// The same where somebody has had no room since the last pause, and may have some now.
     pub fn may_hold_out(&self) -> bool {
-        let plan = &self.search.pool.plan;
         let was_full = self.search.met.was_full || self.has_full();
-        plan.queue.is_some() && plan.guard.outlier.is_none() && was_full
+        self.search.pool.plan.queue.is_some() && was_full
     }
 
     /// What becomes of a client's tie to the server that it is known to: that one serves, or it does not and

@@ -12,7 +12,7 @@ pub struct Doubt {
 
 impl Doubt {
     pub fn set_rules(&mut self, has_rules: bool) {
-        *self = Doubt { has_rules, until: self.until.filter(|_| !has_rules), ..Doubt::default() };
+        *self = Doubt { has_rules, until: self.until.filter(|_| !has_rules), has_failed: self.has_failed };
     }
 
     pub fn is_on(&self, now: Instant) -> bool {
@@ -21,8 +21,9 @@ impl Doubt {
 
     /// One client tries it, and others wait how that goes.
     pub fn enter(&mut self, now: Instant) {
-        if !self.has_rules {
-            self.until = self.until.map(|until| until.max(now + Duration::from_secs(1)));
+        if !self.has_rules && self.has_failed {
+            let second = now + Duration::from_secs(1);
+            self.until = Some(self.until.map_or(second, |until| until.max(second)));
         }
     }
 
