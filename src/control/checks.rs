@@ -36,6 +36,8 @@ pub struct Checked {
     pub ok: Count,
     pub failed: Count,
     pub void: Count,
+    /// Of them all, those that waited longer than their interval for their turn.
+    pub delayed: Count,
     /// How often the server went up or down.
     pub changes: Count,
     pub took: Histogram,

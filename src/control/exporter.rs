@@ -343,6 +343,11 @@ fn checks(all: &[CheckedServer], page: &mut Page<'_>) -> Result<(), Error> {
     });
     let help = "Health checks; void ones say nothing of the server";
     page.counter("health_check", help, results)?;
+    let delayed = all.iter().map(|(pool, server, checked)| {
+        Sample::count(&[("pool", pool), ("server", server)], checked.delayed.get())
+    });
+    let help = "Health checks that waited longer than their interval, because so many were under way";
+    page.counter("health_check_delayed", help, delayed)?;
     let took = all.iter().map(|(pool, server, checked)| {
         Sample::histogram(&[("pool", pool), ("server", server)], Summed::of([&checked.took].into_iter()))
     });

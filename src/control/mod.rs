@@ -11,6 +11,8 @@ pub mod events; // what an operator is told of as it happens
 pub mod serving; // which servers of a pool serve, as far as he was told
 pub mod checks; // what the checks of each server have found
 pub mod probe; // one check: asks in the server's own protocol, and says goodbye
+pub mod turns; // how many checks at once, and who goes first
+pub mod late; // those that a server did not answer in time, and that must not break off
 pub mod subject; // one address under check, again and again
 pub mod prober; // which addresses are checked, and for whom
 pub mod lookout; // when passive health acts

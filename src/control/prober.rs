@@ -11,23 +11,20 @@ use std::thread;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::desk::Desk;
 use super::probe::tls;
 use super::publisher::ServerKey;
 use super::subject::{self, Subject};
+use super::turns::Turns;
 use crate::config::plan::HealthCheck;
 use crate::core::health::State;
 
-/// Checks under way at once, each with one descriptor until its connection has ended. Others wait
-/// for their turn.
-const CHECKS_AT_ONCE: u32 = 256;
-
 pub struct Prober {
     desk: Arc<Desk>,
-    turns: Arc<Semaphore>,
+    turns: Arc<Turns>,
     runtime: Handle,
     /// By the address that is asked; more than one where pools check it in different ways.
     tasks: BTreeMap<SocketAddr, Vec<Task>>,
@@ -85,7 +82,7 @@ impl Prober {
     fn leave(&mut self, wanted: &BTreeMap<ServerKey, HealthCheck>) {
         for tasks in self.tasks.values_mut() {
             for task in &mut *tasks {
-                let is_wanted = |key: &ServerKey| wanted.get(key) == Some(&task.0.check);
+                let is_wanted = |key: &ServerKey| wanted.get(key) == Some(&*task.0.check);
                 let gone = task.0.tell_only(is_wanted).into_iter();
                 gone.filter(|key| !wanted.contains_key(key)).for_each(|key| self.desk.checks.forget(&key));
             }
@@ -98,7 +95,7 @@ impl Prober {
     fn check(&mut self, key: ServerKey, check: HealthCheck, state: State, stores: &mut tls::Stores) {
         let target = subject::target(&key, &check);
         let tasks = self.tasks.entry(target).or_default();
-        let subject = match tasks.iter().find(|task| task.0.check == check) {
+        let subject = match tasks.iter().find(|task| *task.0.check == check) {
             Some(task) if task.0.tells(&key) => return,
             Some(task) => return task.0.tell_also(key, state),
             None => Subject::new(Arc::clone(&self.desk), Arc::clone(&self.turns), target, check, stores),
@@ -114,7 +111,7 @@ impl Prober {
 /// logging in to a thousand servers holds up nobody who asks control for something.
 pub struct Home {
     runtime: Handle,
-    turns: Arc<Semaphore>,
+    turns: Arc<Turns>,
     /// Dropped, it ends the thread, and with it every check.
     _end: Option<oneshot::Sender<()>>,
 }
@@ -130,13 +127,13 @@ impl Home {
     }
 
     fn with(runtime: Handle, end: Option<oneshot::Sender<()>>) -> Self {
-        Home { runtime, turns: Arc::new(Semaphore::new(CHECKS_AT_ONCE as usize)), _end: end }
+        Home { runtime, turns: Arc::default(), _end: end }
     }
 
     /// Waits, so long at the most, for the end of the checks that are under way. Without a prober none
     /// begins any more.
     pub async fn rest(&self, within: Duration) {
-        let _ = timeout(within, self.turns.acquire_many(CHECKS_AT_ONCE)).await;
+        let _ = timeout(within, self.turns.rest()).await;
     }
 
     /// The runtime around a test.

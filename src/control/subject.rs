@@ -8,14 +8,16 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::checks::{Checked, Found};
 use super::desk::Desk;
 use super::events::{Event, Kind};
-use super::probe::{self, tls};
+use super::late::Late;
+use super::probe::{self, Rest, tls};
 use super::publisher::ServerKey;
+use super::turns::{Lane, Turn, Turns};
 use crate::config::plan::HealthCheck;
 use crate::core::health::{Health, State, next_check, second_check};
 use crate::live::ServerLive;
@@ -23,9 +25,9 @@ use crate::live::ServerLive;
 /// Shared by who asks and by who brings it in line with the plan.
 pub struct Subject {
     desk: Arc<Desk>,
-    turns: Arc<Semaphore>,
+    turns: Arc<Turns>,
     target: SocketAddr,
-    pub check: HealthCheck,
+    pub check: Arc<HealthCheck>,
     tls: Option<tls::Client>,
     standing: Mutex<Standing>,
     over: Notify,
@@ -65,7 +67,7 @@ impl Subject {
     /// Nobody wants to know yet; see [`Subject::tell_also`].
     pub fn new(
         desk: Arc<Desk>,
-        turns: Arc<Semaphore>,
+        turns: Arc<Turns>,
         target: SocketAddr,
         check: HealthCheck,
         stores: &mut tls::Stores,
@@ -73,7 +75,8 @@ impl Subject {
         let tls = check.tls.as_ref().map(|tls| tls::Client::new(tls, &check.probe, target, stores));
         let health = Health::new(check.rise, check.fall);
         let standing = Standing { health, alike: (true, 0), hearers: Vec::new() };
-        Subject { desk, turns, target, check, tls, standing: Mutex::new(standing), over: Notify::new() }
+        let (check, standing) = (Arc::new(check), Mutex::new(standing));
+        Subject { desk, turns, target, check, tls, standing, over: Notify::new() }
     }
 
     /// From now on also that server hears of it, whose state was `state` so far. What is known
@@ -127,6 +130,7 @@ impl Subject {
         // Servers that come together (at start, in a reload) are checked at once, and then each at
         // its own place in the interval, so that they do not go in step for ever.
         let mut is_first = true;
+        let mut late = Late::default();
         loop {
             tokio::select! {
                 () = sleep_until(due) => {}
@@ -136,7 +140,7 @@ impl Subject {
                 self.note(&Found::Void("our own clock was late".into()), Duration::ZERO);
                 Instant::now() + self.check.interval.mul_f64(fastrand::f64())
             } else {
-                self.check_once().await;
+                self.check_once(&mut late).await;
                 let interval = self.interval();
                 let gap = match is_first {
                     true => second_check(interval, fastrand::u64(..)),
@@ -159,22 +163,63 @@ impl Subject {
         }
     }
 
-    async fn check_once(&self) {
-        let Ok(turn) = Arc::clone(&self.turns).acquire_owned().await else { return };
+    async fn check_once(&self, late: &mut Late) {
+        let begun = Instant::now();
+        if let Some(since) = late.since()
+            && probe::within(self.check.timeout, late.cleared()).await.is_none()
+        {
+            let age = Duration::from_secs(since.elapsed().as_secs().max(1));
+            let found =
+                Found::Failed(format!("no answer yet to the check of {age:?} ago, which is still open"));
+            return self.note(&found, begun.elapsed());
+        }
+        let turn = self.turn().await;
         if self.tells_nobody() {
             return; // stopped while it waited
         }
         let begun = Instant::now();
-        let (found, line) = probe::ask(self.target, &self.check, self.tls.as_ref()).await;
+        let (found, rest) = probe::ask(self.target, &self.check, self.tls.as_ref()).await;
         let took = begun.elapsed();
-        if let Some(line) = line {
-            // Beside the next wait: a server that is slow to let go does not upset the rhythm.
-            tokio::spawn(async move {
-                line.leave().await;
-                drop(turn);
-            });
+        match rest {
+            Some(Rest::Leave(line)) => self.let_leave(*line, turn),
+            Some(Rest::Late(check)) => {
+                // Where too many are open it is broken off: descriptors are what all else lives on.
+                if let Some(place) = self.turns.take_late() {
+                    late.keep(check, begun, place);
+                }
+            }
+            None => {}
+        }
+        if found == Found::Ok {
+            late.let_go();
         }
         self.note(&found, took);
+    }
+
+    /// Says so where it takes long: a server that is not checked may be down for all we know.
+    async fn turn(&self) -> Turn {
+        let lane = match self.standing().alike {
+            (_, 0) => Lane::New,
+            (true, _) => Lane::Passing,
+            (false, _) => Lane::Failing,
+        };
+        let begun = Instant::now();
+        let turn = self.turns.take(lane).await;
+        let waited = begun.elapsed();
+        if waited > self.interval() {
+            self.standing().hearers.iter().for_each(|hearer| hearer.checked.delayed.add(1));
+            self.turns.on_delay(waited);
+        }
+        turn
+    }
+
+    /// Beside the next wait: a server that is slow to let go does not upset the rhythm.
+    fn let_leave(&self, line: probe::Line, turn: Turn) {
+        let place = self.turns.take_leave(turn);
+        tokio::spawn(async move {
+            line.leave().await;
+            drop(place);
+        });
     }
 
     fn note(&self, found: &Found, took: Duration) {

@@ -1,6 +1,7 @@
 //! RESP, as much as a health check needs: commands, and the two replies that it looks at.
 //!
-//! Of `ROLE` only the first word is read: what follows is as long as the primary has replicas.
+//! Of `ROLE` only the first word is read, and of a replica's the state of its link: what follows is as long as the
+//! primary has replicas.
 
 use super::{Halt, Parsed, line};
 

@@ -178,6 +178,42 @@ fn a_server_that_says_nothing_is_down_by_the_deadline_and_holds_no_descriptors()
     assert!(daemon.resources().descriptors <= before.max(20) + 8, "{:?}", daemon.resources());
 }
 
+/// Protocol 10, mysql_native_password, and twenty bytes of salt.
+const GREETING: &[u8] = b"\x47\0\0\0\x0a8.0\0\x01\0\0\0saltsalt\0\x00\x82\x2d\x02\0\x08\0\x15\
+    \0\0\0\0\0\0\0\0\0\0saltsaltsalt\0mysql_native_password\0";
+/// The login is accepted.
+const WELCOME: &[u8] = b"\x07\0\0\x02\0\0\0\x02\0\0\0";
+
+/// It holds each login that breaks off against this host, and blocks all clients when they were too many: those
+/// of a pause it finds together when it goes on.
+#[test]
+fn a_mysql_that_pauses_finds_one_login_open_and_hears_it_to_its_end() {
+    let (pause, logins) = (Arc::new(Mutex::new(())), Arc::new(Mutex::new(0)));
+    let (paused, counted) = (Arc::clone(&pause), Arc::clone(&logins));
+    let server = Scripted::start(move |stream| {
+        *counted.lock().unwrap() += 1;
+        drop(paused.lock().unwrap());
+        stream.write_all(GREETING).unwrap();
+        let mut head = [0; 4];
+        stream.read_exact(&mut head).unwrap();
+        stream.read_exact(&mut vec![0; usize::from(head[0])]).unwrap();
+        stream.write_all(WELCOME).unwrap();
+    });
+    let on = pause.lock().unwrap();
+    let daemon = watch(&server, "type = \"mysql\"\nuser = \"tidegate\"\ntimeout = \"100ms\"");
+    eventually("ten failures", PATIENCE, || {
+        (daemon.metric("tidegate_health_check_total", &[("result", "failed")]) >= 10.0).then_some(())
+    });
+    let message = message_when(&daemon, "down");
+    assert!(message.starts_with("no answer yet to the check of "), "{message}");
+    assert_eq!(*logins.lock().unwrap(), 1);
+    drop(on);
+    message_when(&daemon, "up");
+    for end in server.ends(3) {
+        assert!(end.is_clean && end.heard == b"\x01\0\0\0\x01", "{end:?}");
+    }
+}
+
 #[test]
 fn a_bare_connection_is_left_without_a_reset_though_the_server_speaks_first() {
     let server = Scripted::start(|stream| drop(stream.write_all(b"220 a banner that nobody reads\r\n")));

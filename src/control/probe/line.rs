@@ -7,6 +7,8 @@
 use std::io;
 use std::mem;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,6 +17,7 @@ use tokio::time::timeout;
 
 use super::tls::{self, Shaken};
 use crate::control::checks::Found;
+use crate::sys::socket::{Liveness, set_liveness};
 use crate::wire::{Halt, Parsed};
 
 /// What one check may hear in all: the longest answer that is kept (an HTTP body of 64 KiB and its
@@ -28,6 +31,10 @@ const LEAVE_WITHIN: Duration = Duration::from_millis(500);
 /// What is heard out and thrown away meanwhile: a download that nobody wanted has no end.
 const THROWN_AWAY_MAX: usize = 1024 * 1024;
 
+/// A connection that nobody waits for any more asks after its server so often. A host that has gone without a
+/// word is found out within twice as long.
+const QUIET_MAX: Duration = Duration::from_secs(30);
+
 pub struct Line {
     stream: Stream,
     peer: SocketAddr,
@@ -38,8 +45,28 @@ pub struct Line {
     heard: Vec<u8>,
     /// Bytes that may still be read.
     budget: usize,
-    awaited: &'static str,
+    awaited: Awaited,
     goodbye: &'static [u8],
+}
+
+/// What is waited for, as in "no answer to PING within 1s".
+#[derive(Clone)]
+pub struct Awaited(Arc<Mutex<&'static str>>);
+
+impl Default for Awaited {
+    fn default() -> Self {
+        Awaited(Arc::new(Mutex::new("answer")))
+    }
+}
+
+impl Awaited {
+    pub fn word(&self) -> &'static str {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, what: &'static str) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = what;
+    }
 }
 
 enum Stream {
@@ -104,7 +131,7 @@ impl Line {
             tls: tls.cloned(),
             heard: Vec::new(),
             budget: HEARD_MAX,
-            awaited: "answer",
+            awaited: Awaited::default(),
             goodbye: b"",
         })
     }
@@ -141,7 +168,7 @@ impl Line {
             // Whoever sits in between may have said it, to be taken for the server's own words.
             return Err(Fault::theirs("said more than was asked before TLS began"));
         }
-        self.awaited = "end of the TLS handshake";
+        self.awaited.note("end of the TLS handshake");
         let Stream::Plain(stream) = mem::replace(&mut self.stream, Stream::Gone) else {
             return Err(Fault::theirs("speaks TLS already"));
         };
@@ -159,9 +186,17 @@ impl Line {
         }
     }
 
-    /// What was waited for last, as in "no answer to PING within 1s".
-    pub fn awaited(&self) -> &'static str {
-        self.awaited
+    /// What was waited for last, also while somebody else has the line.
+    pub fn awaited(&self) -> Awaited {
+        self.awaited.clone()
+    }
+
+    /// It may be waited on for hours, and must end when the other host has gone.
+    pub fn outlives_its_time(&self) {
+        if let Stream::Plain(stream) = &self.stream {
+            let liveness = Liveness { keepalive: Some(QUIET_MAX), user_timeout: Some(2 * QUIET_MAX) };
+            let _ = set_liveness(stream.as_fd(), liveness); // at worst it is held until its last bound
+        }
     }
 
     /// What the server is to hear at the end, once it would understand it.
@@ -179,7 +214,7 @@ impl Line {
         what: &'static str,
         parse: impl Fn(&[u8]) -> Parsed<T>,
     ) -> Result<T, Fault> {
-        self.awaited = what;
+        self.awaited.note(what);
         loop {
             match parse(&self.heard) {
                 Ok((value, used)) => {
@@ -197,7 +232,7 @@ impl Line {
 
     /// Hears the next bytes, whatever they are; nothing at the end of the connection.
     pub async fn hear_some(&mut self, what: &'static str) -> Result<Vec<u8>, Fault> {
-        self.awaited = what;
+        self.awaited.note(what);
         if self.heard.is_empty() {
             self.more().await?;
         }

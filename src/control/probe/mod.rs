@@ -15,7 +15,8 @@ mod smtp;
 
 use std::fmt::Display;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
@@ -32,13 +33,21 @@ fn wrong_role(said: impl Display, wanted: Role) -> Fault {
     Fault::theirs(format!("{said}, wanted {wanted}"))
 }
 
-/// Asks once, within the check's timeout. The line is still to be left in good order, for which the
-/// result need not wait: see [`Line::leave`].
+/// What is still to be done for a connection in good order when the verdict is given, for which that need not
+/// wait.
+pub enum Rest {
+    /// See [`Line::leave`].
+    Leave(Box<Line>),
+    /// The check itself, in spite of its verdict, and its leave: it must not be broken off. See `late.rs`.
+    Late(Pin<Box<dyn Future<Output = ()> + Send>>),
+}
+
+/// Asks once, within the check's timeout.
 pub async fn ask(
     target: SocketAddr,
-    check: &HealthCheck,
+    check: &Arc<HealthCheck>,
     tls: Option<&tls::Client>,
-) -> (Found, Option<Line>) {
+) -> (Found, Option<Rest>) {
     let mut patience = Patience { left: check.timeout, away: Duration::ZERO };
     let too_late = |what: &str| Found::Failed(format!("no {what} within {:?}", check.timeout));
     let mut line = match patience.with(Line::open(target, tls)).await {
@@ -46,14 +55,34 @@ pub async fn ask(
         Some(Err(fault)) => return (fault.into(), None),
         None => return (too_late("answer"), None),
     };
-    let found = match patience.with(talk(&mut line, check)).await {
+    let (said, line) = match check.probe {
+        Probe::Mysql(_) => {
+            line.outlives_its_time();
+            let (awaited, check) = (line.awaited(), Arc::clone(check));
+            let mut login = Box::pin(async move { (talk(&mut line, &check).await, line) });
+            match patience.with(&mut login).await {
+                Some((said, line)) => (Some(said), line),
+                None => {
+                    let rest = async move { login.await.1.leave().await };
+                    return (too_late(awaited.word()), Some(Rest::Late(Box::pin(rest))));
+                }
+            }
+        }
+        _ => (patience.with(talk(&mut line, check)).await, line),
+    };
+    let found = match said {
         Some(Ok(())) => Found::Ok,
         // Whom we left waiting for longer than a server gets may have given us up, and be well.
         Some(Err(_)) if patience.away > check.timeout => Found::Void("our own clock was late".into()),
         Some(Err(fault)) => fault.into(),
-        None => too_late(line.awaited()),
+        None => too_late(line.awaited().word()),
     };
-    (found, Some(line))
+    (found, Some(Rest::Leave(Box::new(line))))
+}
+
+/// What the work comes to; nothing where it takes longer, our own delays left out.
+pub async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+    Patience { left: limit, away: Duration::ZERO }.with(work).await
 }
 
 /// What is left of the time that a server may take. Only time counts in which our thread ran: while it
@@ -131,8 +160,8 @@ mod tests {
         address
     }
 
-    fn redis() -> HealthCheck {
-        HealthCheck { probe: Probe::Redis(Default::default()), ..a_check() }
+    fn redis() -> Arc<HealthCheck> {
+        Arc::new(HealthCheck { probe: Probe::Redis(Default::default()), ..a_check() })
     }
 
     /// The whole time that the server may take passes between its first and its second word.

@@ -77,13 +77,14 @@ impl Watched {
 }
 
 fn config(listen: u16, ports: &[u16], check: &str) -> String {
+    let timeout = if check.contains("timeout") { "" } else { "timeout = \"5s\"\n" };
     let servers: Vec<_> = ('a'..='z')
         .zip(ports)
         .map(|(name, port)| format!("{{ name = \"{name}\", address = \"127.0.0.1:{port}\" }}"))
         .collect();
     format!(
         "[listener.l]\nbind = [\"127.0.0.1:{listen}\"]\npool = \"p\"\n\n[pool.p]\nservers = [{}]\n\n\
-         [pool.p.health_check]\ninterval = \"50ms\"\ntimeout = \"5s\"\nrise = 1\nfall = 2\n{check}\n",
+         [pool.p.health_check]\ninterval = \"50ms\"\n{timeout}rise = 1\nfall = 2\n{check}\n",
         servers.join(", ")
     )
 }

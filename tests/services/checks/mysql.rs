@@ -3,6 +3,8 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
+use nix::sys::signal::Signal;
+
 use super::Watched;
 use crate::authority::{Authority, NAME, trusting};
 use crate::mariadb::{MariaDb, ask};
@@ -80,6 +82,35 @@ fn a_check_that_has_something_against_the_server_still_ends_its_login() {
         eventually("twenty checks", PATIENCE, || (watched.checks("a", "failed") >= 20).then_some(()));
     }
     assert_eq!((unfinished(&a), unfinished(&plain)), before);
+}
+
+/// A server that was stopped for four seconds once found a dozen logins broken off when it went on, held them
+/// against this host (`max_connect_errors`), and blocked all clients for good.
+#[test]
+fn a_server_that_stops_for_a_while_finds_no_login_broken_off() {
+    let mut a = MariaDb::start();
+    ask(a.port, "create user tidegate@'127.0.0.1'");
+    let before = unfinished(&a);
+    let check = format!("{CHECK}timeout = \"200ms\"\n");
+    let (watched, mut removed) = (Watched::start(&[a.port], &check), Watched::start(&[a.port], &check));
+    for watched in [&watched, &removed] {
+        watched.wait_for("a", "up", "ok");
+    }
+    a.process.signal(Signal::SIGSTOP);
+    for watched in [&watched, &removed] {
+        watched.wait_for("a", "down", "no answer yet to the check of ");
+        let from = watched.checks("a", "failed");
+        eventually("ten more checks", PATIENCE, || {
+            (watched.checks("a", "failed") >= from + 10).then_some(())
+        });
+    }
+    // Its login goes on without the check that it was made for.
+    let text = fs::read_to_string(removed.daemon.config_path()).expect("its file");
+    removed.daemon.reload(text.split("[pool.p.health_check]").next().expect("a beginning"));
+    a.process.signal(Signal::SIGCONT);
+    watched.wait_for("a", "up", "ok");
+    watched.wait_for_checks("a", 10);
+    assert_eq!(unfinished(&a), before);
 }
 
 #[test]
