@@ -22,12 +22,18 @@ pub enum Found {
     Void(String),
 }
 
-/// The last check of a server.
+/// The last check of a server; one that was void only where none has counted yet.
 #[derive(Clone, Debug)]
 pub struct Last {
     pub at: Timestamp,
     pub found: Found,
     pub took: Duration,
+}
+
+impl Last {
+    fn is_void(&self) -> bool {
+        matches!(self.found, Found::Void(_))
+    }
 }
 
 /// The checks of one server. Its prober is the only writer.
@@ -58,8 +64,11 @@ impl Checked {
         if !matches!(found, Found::Void(_)) {
             self.took.observe(took);
         }
-        let last = Last { at: Timestamp::now(), found, took };
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(last);
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        // A void one takes the place of none that said something of the server.
+        if last.as_ref().is_none_or(Last::is_void) || !matches!(found, Found::Void(_)) {
+            *last = Some(Last { at: Timestamp::now(), found, took });
+        }
     }
 }
 
@@ -80,5 +89,23 @@ impl Checks {
 
     pub fn forget(&self, key: &ServerKey) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_void_result_hides_none_that_counted() {
+        let checked = Checked::default();
+        let last = || checked.last().expect("a result").found;
+        let (void, failed) = (Found::Void("late".into()), Found::Failed("refused".into()));
+        for (found, shown) in [(&void, &void), (&failed, &failed), (&void, &failed), (&Found::Ok, &Found::Ok)]
+        {
+            checked.note(found.clone(), Duration::ZERO);
+            assert_eq!(last(), *shown);
+        }
+        assert_eq!(checked.void.get(), 2);
     }
 }

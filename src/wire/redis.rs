@@ -12,7 +12,7 @@ pub const QUIT: &[u8] = b"*1\r\n$4\r\nQUIT\r\n";
 const LINE_MAX: usize = 1024;
 
 /// What a reply says: a status such as `PONG`, or an error such as `LOADING ...`.
-pub type Said = Result<Vec<u8>, Vec<u8>>;
+pub type Said<T> = Result<T, Vec<u8>>;
 
 /// A command with its arguments.
 pub fn command(words: &[&[u8]]) -> Vec<u8> {
@@ -26,7 +26,7 @@ pub fn command(words: &[&[u8]]) -> Vec<u8> {
 }
 
 /// The reply to `PING` or `AUTH`.
-pub fn status(bytes: &[u8]) -> Parsed<Said> {
+pub fn status(bytes: &[u8]) -> Parsed<Said<Vec<u8>>> {
     match bytes.first() {
         None => Err(Halt::NeedMore),
         Some(b'+') => text(bytes).map(|(text, used)| (Ok(text), used)),
@@ -35,23 +35,47 @@ pub fn status(bytes: &[u8]) -> Parsed<Said> {
     }
 }
 
-/// The first word of the reply to `ROLE`: `master`, `slave` or `sentinel`.
-pub fn role(bytes: &[u8]) -> Parsed<Said> {
+/// What a server says of its role.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// `master`, `slave` or `sentinel`.
+    pub role: Vec<u8>,
+    /// Of a replica: how it is with its primary, such as `connected`, `sync` or `connect`; else empty.
+    pub link: Vec<u8>,
+}
+
+/// The reply to `ROLE`, as far as it is looked at.
+pub fn role(bytes: &[u8]) -> Parsed<Said<Standing>> {
     match bytes.first() {
         None => return Err(Halt::NeedMore),
         Some(b'-') => return text(bytes).map(|(text, used)| (Err(text), used)),
         Some(b'*') => {}
-        Some(_) => return Err(Halt::Malformed("sent no answer to ROLE")),
+        Some(_) => return Err(NO_ROLE),
     }
-    let (_, array) = text(bytes)?;
-    let (length, word) = text(&bytes[array..])?;
-    let is_bulk = bytes[array] == b'$';
+    let (_, mut at) = text(bytes)?;
+    let role = word(bytes, &mut at)?;
+    if role != b"slave" {
+        return Ok((Ok(Standing { role, link: Vec::new() }), at));
+    }
+    word(bytes, &mut at)?; // its primary's host
+    let (_, port) = text(&bytes[at..])?;
+    at += port;
+    let link = word(bytes, &mut at)?;
+    Ok((Ok(Standing { role, link }), at))
+}
+
+const NO_ROLE: Halt = Halt::Malformed("sent no answer to ROLE");
+
+/// A bulk string at that place, which moves behind it.
+fn word(bytes: &[u8], at: &mut usize) -> Result<Vec<u8>, Halt> {
+    let (length, head) = text(&bytes[*at..])?;
+    let is_bulk = bytes[*at] == b'$';
     let length: Option<usize> = std::str::from_utf8(&length).ok().and_then(|length| length.parse().ok());
-    let length = length.filter(|length| is_bulk && *length <= LINE_MAX);
-    let length = length.ok_or(Halt::Malformed("sent no answer to ROLE"))?;
-    let start = array + word;
-    let word = bytes.get(start..start + length).ok_or(Halt::NeedMore)?;
-    Ok((Ok(word.to_vec()), start + length))
+    let length = length.filter(|length| is_bulk && *length <= LINE_MAX).ok_or(NO_ROLE)?;
+    let start = *at + head;
+    let word = bytes.get(start..start + length + 2).ok_or(Halt::NeedMore)?;
+    *at = start + length + 2; // and the end of its line
+    Ok(word[..length].to_vec())
 }
 
 /// A line without its first byte.
@@ -83,11 +107,12 @@ mod tests {
     }
 
     #[test]
-    fn the_role_is_the_first_word_of_its_reply() {
+    fn the_role_is_the_first_word_of_its_reply_and_a_replica_says_how_its_link_is() {
+        let standing = |role: &[u8], link: &[u8]| Ok(Standing { role: role.into(), link: link.into() });
         let primary = b"*3\r\n$6\r\nmaster\r\n:3129659\r\n*0\r\n";
-        assert_eq!(role(primary), Ok((Ok(b"master".to_vec()), 14)));
+        assert_eq!(role(primary), Ok((standing(b"master", b""), 16)));
         let replica = b"*5\r\n$5\r\nslave\r\n$9\r\n127.0.0.1\r\n:6379\r\n$9\r\nconnected\r\n:1\r\n";
-        assert_eq!(role(replica), Ok((Ok(b"slave".to_vec()), 13)));
+        assert_eq!(role(replica), Ok((standing(b"slave", b"connected"), 52)));
         assert_eq!(role(b"-NOPERM no\r\n"), Ok((Err(b"NOPERM no".to_vec()), 12)));
         for wrong in [&b"+OK\r\n"[..], b"*1\r\n:5\r\n", b"*1\r\n$-1\r\n", b"*1\r\n$99999999999999999999\r\n"]
         {
@@ -98,14 +123,15 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_read_the_same_whether_they_come_at_once_or_not(
-            start in prop::sample::select(vec!["", "+", "-", "*3\r\n$6\r\nmas", "*1\r\n$"]),
+            start in prop::sample::select(vec!["", "+", "-", "*3\r\n$6\r\nmas", "*1\r\n$", "*5\r\n$5\r\nslave\r\n$1\r\na\r\n:1\r\n$"]),
             rest in prop::collection::vec(any::<u8>(), 0..60),
         ) {
             let bytes = [start.as_bytes(), &rest].concat();
-            for parse in [status, role] {
-                let grown = (0..=bytes.len()).map(|end| parse(&bytes[..end])).find(|read| *read != Err(Halt::NeedMore));
-                prop_assert_eq!(grown.unwrap_or(Err(Halt::NeedMore)), parse(&bytes));
-            }
+            let ends = || 0..=bytes.len();
+            let grown = ends().map(|end| status(&bytes[..end])).find(|read| *read != Err(Halt::NeedMore));
+            prop_assert_eq!(grown.unwrap_or(Err(Halt::NeedMore)), status(&bytes));
+            let grown = ends().map(|end| role(&bytes[..end])).find(|read| *read != Err(Halt::NeedMore));
+            prop_assert_eq!(grown.unwrap_or(Err(Halt::NeedMore)), role(&bytes));
         }
     }
 }

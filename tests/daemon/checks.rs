@@ -215,6 +215,30 @@ fn a_mysql_that_pauses_finds_one_login_open_and_hears_it_to_its_end() {
 }
 
 #[test]
+fn a_body_passes_as_soon_as_it_holds_the_text_though_the_answer_never_ends() {
+    let check = "type = \"http\"\nexpect_body = \"ready\"\ntimeout = \"300ms\"";
+    for (body, state, message) in [
+        ("all ready, ", "up", "ok"),
+        ("not read", "down", "no \"ready\" in the body, nor an end of it, within 300ms"),
+    ] {
+        let server =
+            Scripted::start(move |stream| trickle(stream, &format!("HTTP/1.1 200 OK\r\n\r\n{body}")));
+        assert_eq!(message_when(&watch(&server, check), state), message);
+    }
+    let long = format!("HTTP/1.1 200 OK\r\n\r\n{}ready", "-".repeat(64 * 1024));
+    let server = Scripted::start(move |stream| drop(stream.write_all(long.as_bytes())));
+    let message = message_when(&watch(&server, &check.replace("300ms", "5s")), "down");
+    assert_eq!(message, "the first 64 KiB of the body hold no \"ready\"");
+}
+
+#[test]
+fn a_step_that_is_not_answered_is_named() {
+    let server = Scripted::start(|stream| drop(stream.write_all(b"+OK")));
+    let steps = "type = \"send-expect\"\ntimeout = \"200ms\"\nsteps = [{ expect = \"OK\" }, { send = \"x\", expect = \"y\" }]";
+    assert_eq!(message_when(&watch(&server, steps), "down"), "no answer that step 2 expects within 200ms");
+}
+
+#[test]
 fn a_bare_connection_is_left_without_a_reset_though_the_server_speaks_first() {
     let server = Scripted::start(|stream| drop(stream.write_all(b"220 a banner that nobody reads\r\n")));
     let daemon = watch(&server, "");

@@ -1,6 +1,8 @@
 //! `[pool.NAME.health_check]`: how often the servers are checked, and what turns their state. What
 //! they are asked is `probe.rs`.
 
+use std::time::Duration;
+
 use super::leaf::{self, Span};
 use super::section::{Field, Section};
 use super::{keys, probe, tls};
@@ -9,6 +11,9 @@ use crate::config::plan::{HealthCheck, Http, Probe, SendProxy, Tls};
 
 /// Results in a row; beyond, a server would hardly ever change its state.
 const ROW_MAX: i64 = 1000;
+
+/// Below, our own thread would be late for most checks.
+const INTERVAL_MIN: Duration = Duration::from_millis(10);
 
 /// What others call the versions of the PROXY protocol.
 const FOREIGN_PROXY: &[(&str, &str)] =
@@ -44,7 +49,13 @@ pub fn health_check(pool: &str, field: Field<'_>, found: &mut Mistakes) -> Optio
 /// What is written, and for the states of which nothing is written what is written for servers that are up.
 fn intervals(section: &Section<'_>, check: &mut HealthCheck, found: &mut Mistakes) {
     let mut read = |key, default| {
-        let read = section.get(key).and_then(|field| leaf::duration(field, Span::Positive, found));
+        let Some(field) = section.get(key) else { return default };
+        let read = leaf::duration(field, Span::Positive, found);
+        if read.is_some_and(|interval| interval < INTERVAL_MIN) {
+            let message = format!("`{key}` is shorter than {INTERVAL_MIN:?}");
+            let mistake = Mistake::new(Code::OutOfRange, field.value.span.clone(), message);
+            found.add(mistake.label("checks would come late for our own reasons, and not count"));
+        }
         read.unwrap_or(default)
     };
     check.interval = read("interval", check.interval);

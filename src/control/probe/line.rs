@@ -4,6 +4,7 @@
 //! and some count against us (MySQL blocks hosts for it), so [`Line::leave`] says what the protocol
 //! says at the end, ends our direction, and hears the server out for a while.
 
+use std::borrow::Cow;
 use std::io;
 use std::mem;
 use std::net::SocketAddr;
@@ -51,21 +52,21 @@ pub struct Line {
 
 /// What is waited for, as in "no answer to PING within 1s".
 #[derive(Clone)]
-pub struct Awaited(Arc<Mutex<&'static str>>);
+pub struct Awaited(Arc<Mutex<Cow<'static, str>>>);
 
 impl Default for Awaited {
     fn default() -> Self {
-        Awaited(Arc::new(Mutex::new("answer")))
+        Awaited(Arc::new(Mutex::new("answer".into())))
     }
 }
 
 impl Awaited {
-    pub fn word(&self) -> &'static str {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn word(&self) -> String {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).to_string()
     }
 
-    fn note(&self, what: &'static str) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = what;
+    fn note(&self, what: impl Into<Cow<'static, str>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = what.into();
     }
 }
 
@@ -231,7 +232,7 @@ impl Line {
     }
 
     /// Hears the next bytes, whatever they are; nothing at the end of the connection.
-    pub async fn hear_some(&mut self, what: &'static str) -> Result<Vec<u8>, Fault> {
+    pub async fn hear_some(&mut self, what: impl Into<Cow<'static, str>>) -> Result<Vec<u8>, Fault> {
         self.awaited.note(what);
         if self.heard.is_empty() {
             self.more().await?;

@@ -64,7 +64,7 @@ pub async fn ask(
                 Some((said, line)) => (Some(said), line),
                 None => {
                     let rest = async move { login.await.1.leave().await };
-                    return (too_late(awaited.word()), Some(Rest::Late(Box::pin(rest))));
+                    return (too_late(&awaited.word()), Some(Rest::Late(Box::pin(rest))));
                 }
             }
         }
@@ -75,7 +75,7 @@ pub async fn ask(
         // Whom we left waiting for longer than a server gets may have given us up, and be well.
         Some(Err(_)) if patience.away > check.timeout => Found::Void("our own clock was late".into()),
         Some(Err(fault)) => fault.into(),
-        None => too_late(line.awaited().word()),
+        None => too_late(&line.awaited().word()),
     };
     (found, Some(Rest::Leave(Box::new(line))))
 }

@@ -32,15 +32,22 @@ pub async fn ask(line: &mut Line, redis: &Redis) -> Result<(), Fault> {
     let Some(wanted) = redis.role else { return Ok(()) };
     line.say(&command(&[b"ROLE"])).await?;
     let said = accepted("ROLE", line.hear("answer to ROLE", role).await?)?;
-    let found = match said.as_slice() {
+    let found = match said.role.as_slice() {
         b"master" => Some(Role::Primary),
         b"slave" => Some(Role::Replica),
         _ => None, // a sentinel
     };
     match found {
+        Some(Role::Replica) if wanted == Role::Replica && said.link != b"connected" => {
+            // It answers what it knew when it lost its primary, or knows little yet.
+            let link = printable(&said.link);
+            Err(Fault::theirs(format!(
+                "the replica's link to its primary is \"{link}\", wanted \"connected\""
+            )))
+        }
         Some(found) if found == wanted => Ok(()),
         Some(found) => Err(wrong_role(format!("ROLE says {found}"), wanted)),
-        None => Err(wrong_role(format!("ROLE says {}", printable(&said)), wanted)),
+        None => Err(wrong_role(format!("ROLE says {}", printable(&said.role)), wanted)),
     }
 }
 
@@ -54,6 +61,6 @@ fn auth(login: &Login) -> Option<Vec<u8>> {
     }
 }
 
-fn accepted(asked: &str, said: Said) -> Result<Vec<u8>, Fault> {
+fn accepted<T>(asked: &str, said: Said<T>) -> Result<T, Fault> {
     said.map_err(|error| Fault::theirs(format!("{asked} says {}", printable(&error))))
 }

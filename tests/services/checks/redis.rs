@@ -26,6 +26,17 @@ fn the_primary_is_up_and_a_failover_moves_it() {
     watched.wait_for("a", "down", "ROLE says replica, wanted primary");
 }
 
+/// It goes on answering with what it knew.
+#[test]
+fn a_replica_that_has_lost_its_primary_is_down() {
+    let a = Redis::start();
+    let b = replica_of(&a, &[]);
+    let watched = Watched::start(&[b.port], "type = \"redis\"\nrole = \"replica\"");
+    watched.wait_for("a", "up", "ok");
+    drop(a);
+    watched.wait_for("a", "down", "the replica's link to its primary is \"connect");
+}
+
 #[test]
 fn a_replica_that_may_not_answer_without_its_primary_is_down() {
     let a = Redis::start();

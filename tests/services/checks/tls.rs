@@ -69,6 +69,23 @@ fn a_certificate_that_proves_nothing_says_what_is_wrong_with_it() {
     verdict(port, "type = \"tls\"", "down", "from an authority that this machine does not know");
 }
 
+/// It once heard the end of the connection and nothing else, which its log cannot explain.
+#[test]
+fn a_server_whose_certificate_is_not_taken_hears_why() {
+    let authority = Authority::new();
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&heard);
+    let port = scripted(
+        &authority.certificate("other.internal"),
+        |_| {},
+        move |secure| noted.lock().unwrap().push(secure.read(&mut [0]).map_err(|error| error.to_string())),
+    );
+    let check = format!("type = \"tls\"\n{}", trusting(&authority.file()));
+    verdict(port, &check, "down", "not for web.internal");
+    let first = eventually("its word", PATIENCE, || heard.lock().unwrap().first().cloned());
+    assert_eq!(first, Err("received fatal alert: BadCertificate".into()));
+}
+
 #[test]
 fn a_server_in_clear_is_told_by_what_it_says() {
     let (nginx, redis) = (Nginx::start(), Redis::start());
