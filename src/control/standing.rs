@@ -1,6 +1,6 @@
 //! Who serves the clients of a pool now, and where they go when nobody does.
 //!
-//! Says what the next client would meet, by what a worker goes by that looks for a server (`data/search.rs`,
+//! Says what the next client would meet, by what a worker goes by that looks for a server (`live/search.rs`,
 //! `data/connect.rs`). Decides nothing, and takes no place: a moment later it may be otherwise.
 
 use std::sync::Arc;

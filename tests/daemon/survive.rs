@@ -45,7 +45,7 @@ fn a_server_that_fails_too_often_is_left_alone_also_after_a_reload() {
     assert!(circuit(&daemon, "dead", "open") && circuit(&daemon, "alive", "closed"));
     assert_eq!(daemon.metric("tidegate_circuit_breaker_opened_total", &[("server", "dead")]), 1.0);
     let told = shown(&daemon, "dead");
-    assert_eq!((word(&told, "circuit"), word(&told, "state")), ("open", "up"));
+    assert_eq!((word(&told, "circuit"), word(&told, "state")), ("open", "cut-off"));
     assert!(word(&told, "why").contains("circuit breaker"), "{told}");
 
     daemon.rewrite_config(&config_at(front, &servers, "", breaker));
