@@ -397,7 +397,7 @@ mod tests {
 
     fn health_check() -> impl Strategy<Value = HealthCheck> {
         let pace = (duration(1), 1..9u32, 1..9u32, 0..1001u32);
-        let intervals = (duration(1), prop::option::of(duration(1)), prop::option::of(duration(1)));
+        let intervals = (duration(10), prop::option::of(duration(10)), prop::option::of(duration(10)));
         let probe = probe::tests::any_probe()
             .prop_flat_map(|probe| probe::tests::any_tls(&probe).prop_map(move |tls| (probe.clone(), tls)));
         let target = (prop::option::of(1..u16::MAX), word(SendProxy::ALL));

@@ -14,7 +14,15 @@ fn told<T: std::fmt::Debug>((value, used): (T, usize)) -> (String, usize) {
 /// Each with messages that it knows, whole ones.
 const PARSERS: [(Parser, &[&[u8]]); 7] = [
     (|bytes| redis::status(bytes).map(told), &[b"+PONG\r\n", b"-NOAUTH Authentication required.\r\n", b"+\n"]),
-    (|bytes| redis::role(bytes).map(told), &[b"*3\r\n$6\r\nmaster", b"*1\r\n$0\r\n", b"-ERR unknown\r\n"]),
+    (
+        |bytes| redis::role(bytes).map(told),
+        &[
+            b"*3\r\n$6\r\nmaster\r\n",
+            b"*5\r\n$5\r\nslave\r\n$4\r\nhost\r\n:6379\r\n$9\r\nconnected\r\n",
+            b"*1\r\n$0\r\n\r\n",
+            b"-ERR unknown\r\n",
+        ],
+    ),
     (|bytes| smtp::reply(bytes).map(told), &[b"220 a.test ESMTP\r\n", b"250-a.test\r\n250-SIZE 9\r\n250 OK\r\n"]),
     (|bytes| mysql::packet(bytes).map(told), &[b"\x09\0\0\0\x03SELECT 1", b"\x01\0\0\x02\x0e"]),
     (
