@@ -23,7 +23,7 @@ use self::gate::Gate;
 pub use bandwidth::SharedBandwidth;
 pub use bell::Bell;
 pub use guard::{Circuit, Fault, Guard, Pass, Rules, Watched};
-pub use line::{Line, Ticket, Turn};
+pub use line::{Line, Taker, Ticket, Turn};
 pub use room::{Permit, Room};
 pub use route::RouteLive;
 

@@ -209,7 +209,8 @@ fn pools(snapshot: &Snapshot, page: &mut Page<'_>) -> Result<(), Error> {
     let displaced = snapshot.pools.values().flat_map(|pool| {
         by_class(("pool", &pool.plan.name), |class| pool.live.stats.sum(|stats| stats.displaced.get(class)))
     });
-    let help = "Clients whose place in a full line one of a higher class took";
+    let help =
+        "Clients whose place in a full line went to one of a higher class, or of a source with fewer in it";
     page.counter("pool_displaced_connections", help, displaced)
 }
 

@@ -2,9 +2,9 @@
 //! served, and fair between sources.
 //!
 //! Pure. A source with a thousand clients in the line has no more turns than one with a single
-//! client, so that nobody can fill the line with himself. While higher classes keep coming, a lower one
-//! waits: only its time ends that. Who is woken, and for how long one waits, is `live/line.rs` and
-//! `data/wait.rs`.
+//! client, and in a full line it gives places to sources that have fewer, so that nobody can fill the line
+//! with himself. While higher classes keep coming, a lower one waits: only its time ends that. Who is
+//! woken, and for how long one waits, is `live/line.rs` and `data/wait.rs`.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
@@ -44,23 +44,28 @@ pub struct Queue {
 /// Those of one class.
 #[derive(Debug, Default)]
 struct Rank {
-    /// Those who wait, by source. No lane is empty.
+    /// Those in the line, by source. No lane is empty.
     lanes: HashMap<Source, Lane>,
-    /// The sources of `lanes` in the order of their turns. Thousands may leave at once, each from anywhere
-    /// in the order.
+    /// The sources of whom somebody waits in the order of their turns. Thousands may leave at once, each
+    /// from anywhere in the order.
     turns: BTreeMap<u64, Source>,
     /// Turns given so far.
     given: u64,
     /// The same numbers once more in the order of coming, so that the newest is found without a search.
     newest: BTreeMap<u64, Source>,
+    /// The sources of whom somebody waits, by how many are in the line and by the number of the newest.
+    /// A full line is asked for the last at the pace at which clients come.
+    sizes: BTreeMap<(usize, u64), Source>,
 }
 
 /// Those of one source.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Lane {
     turn: u64,
-    /// Their numbers, in the order of coming.
+    /// Of those who wait, in the order of coming.
     numbers: VecDeque<u64>,
+    /// How many are called and not yet out of the line.
+    called: usize,
 }
 
 impl Queue {
@@ -72,12 +77,17 @@ impl Queue {
         ticket
     }
 
-    /// Takes the next out of the line: of the highest class that waits, the first of the source whose turn
-    /// it is.
+    /// Calls the next: of the highest class that waits, the first of the source whose turn it is. It counts
+    /// among those of its source until [`Queue::end_call`].
     pub fn call(&mut self) -> Option<Ticket> {
         let class = self.next_class()?;
         let (source, number) = self.rank(class).call()?;
         Some(Ticket { source, class, number })
+    }
+
+    /// One who was called is out of the line. To be said once of each.
+    pub fn end_call(&mut self, ticket: Ticket) {
+        self.rank(ticket.class).change(ticket.source, |lane| lane.called = lane.called.saturating_sub(1));
     }
 
     /// Takes a client out who does not wait any longer. Says no where it is out already.
@@ -93,9 +103,15 @@ impl Queue {
         self.leave(ticket).then_some(ticket)
     }
 
-    /// Whether this client still waits to be called.
-    pub fn holds(&self, ticket: Ticket) -> bool {
-        self.ranks[ticket.class.index()].newest.contains_key(&ticket.number)
+    /// Takes out the newest who waits of the source that has the most of that class in the line, for a
+    /// client of a source that has fewer, also when it has come: else two would go on changing places.
+    /// Of sources that have as many it is the newest of all.
+    pub fn drop_greediest(&mut self, class: Priority, newcomer: IpAddr) -> Option<Ticket> {
+        let rank = self.rank(class);
+        let own = rank.lanes.get(&Source::from(newcomer)).map_or(0, Lane::size);
+        let ((most, number), source) = rank.sizes.last_key_value().map(|(key, source)| (*key, *source))?;
+        let ticket = Ticket { source, class, number };
+        (most > own + 1 && self.leave(ticket)).then_some(ticket)
     }
 
     /// The class of whoever is called next.
@@ -125,41 +141,71 @@ impl Queue {
 impl Rank {
     fn join(&mut self, ticket: Ticket) {
         self.newest.insert(ticket.number, ticket.source);
-        if let Some(lane) = self.lanes.get_mut(&ticket.source) {
-            return lane.numbers.push_back(ticket.number);
+        let is_first = self.change(ticket.source, |lane| {
+            lane.numbers.push_back(ticket.number);
+            lane.numbers.len() == 1
+        });
+        if is_first {
+            self.give_turn(ticket.source);
         }
-        let (turn, numbers) = (self.next_turn(ticket.source), VecDeque::from([ticket.number]));
-        self.lanes.insert(ticket.source, Lane { turn, numbers });
     }
 
-    fn next_turn(&mut self, source: Source) -> u64 {
+    fn give_turn(&mut self, source: Source) {
         self.given += 1;
         self.turns.insert(self.given, source);
-        self.given
+        if let Some(lane) = self.lanes.get_mut(&source) {
+            lane.turn = self.given;
+        }
     }
 
     fn call(&mut self) -> Option<(Source, u64)> {
         let (_, source) = self.turns.pop_first()?;
-        let mut lane = self.lanes.remove(&source)?;
-        let number = lane.numbers.pop_front()?;
-        if !lane.numbers.is_empty() {
-            lane.turn = self.next_turn(source);
-            self.lanes.insert(source, lane);
+        let (number, is_last) = self.change(source, |lane| {
+            lane.called += 1;
+            (lane.numbers.pop_front(), lane.numbers.is_empty())
+        });
+        if !is_last {
+            self.give_turn(source);
         }
-        self.newest.remove(&number);
-        Some((source, number))
+        self.newest.remove(&number?);
+        number.map(|number| (source, number))
     }
 
     fn leave(&mut self, source: Source, number: u64) -> bool {
-        let Some(lane) = self.lanes.get_mut(&source) else { return false };
-        let Ok(place) = lane.numbers.binary_search(&number) else { return false };
-        lane.numbers.remove(place);
-        if lane.numbers.is_empty() {
-            self.turns.remove(&lane.turn);
+        if self.newest.remove(&number).is_none() {
+            return false;
+        }
+        let turn = self.change(source, |lane| {
+            if let Ok(place) = lane.numbers.binary_search(&number) {
+                lane.numbers.remove(place);
+            }
+            lane.numbers.is_empty().then_some(lane.turn)
+        });
+        turn.map(|turn| self.turns.remove(&turn));
+        true
+    }
+
+    /// Changes a lane, and with it what is known of its size.
+    fn change<T>(&mut self, source: Source, change: impl FnOnce(&mut Lane) -> T) -> T {
+        let lane = self.lanes.entry(source).or_default();
+        lane.newest().map(|newest| self.sizes.remove(&(lane.size(), newest)));
+        let done = change(lane);
+        lane.newest().map(|newest| self.sizes.insert((lane.size(), newest), source));
+        if lane.size() == 0 {
             self.lanes.remove(&source);
         }
-        self.newest.remove(&number);
-        true
+        done
+    }
+}
+
+impl Lane {
+    fn size(&self) -> usize {
+        self.numbers.len() + self.called
+    }
+
+    /// Of those who wait.
+    fn newest(&self) -> Option<u64> {
+        self.numbers.back().copied()
     }
 }
 
@@ -239,15 +285,52 @@ mod tests {
             (0_u8..).zip(classes).map(|(host, class)| queue.join(class, source(host))).collect();
         let gone: Vec<_> = std::iter::from_fn(|| queue.drop_newest()).collect();
         assert_eq!(gone, [tickets[2], tickets[0], tickets[3], tickets[1]]);
-        assert!(!queue.holds(tickets[0]) && !queue.leave(tickets[0]));
+        assert!(!queue.leave(tickets[0]));
         assert_eq!((queue.waiting(), queue.call()), (0, None));
+    }
+
+    #[test]
+    fn who_has_the_most_gives_the_newest_place_to_who_has_fewer_until_they_have_as_many() {
+        let mut queue = Queue::default();
+        let tickets: Vec<_> = (0..4).map(|_| queue.join(Priority::default(), source(1))).collect();
+        assert_eq!(queue.call(), Some(tickets[0]), "and counts");
+        assert_eq!(queue.drop_greediest(Priority::Low, source(2)), None, "nobody of that class waits");
+        let put_out = |queue: &mut Queue, host| {
+            let out = queue.drop_greediest(Priority::default(), source(host));
+            if out.is_some() {
+                queue.join(Priority::default(), source(host));
+            }
+            out
+        };
+        assert_eq!(put_out(&mut queue, 1), None);
+        assert_eq!(put_out(&mut queue, 2), Some(tickets[3]));
+        assert_eq!(put_out(&mut queue, 2), Some(tickets[2]));
+        assert_eq!(put_out(&mut queue, 2), None, "they are two and two");
+        assert_eq!(put_out(&mut queue, 3).map(|out| out.number), Some(6), "the newest of both");
+        queue.end_call(tickets[0]);
+        assert_eq!(put_out(&mut queue, 4), None, "nobody has two");
+        assert_eq!(called(&mut queue), [2, 5, 7]);
+    }
+
+    #[test]
+    fn who_is_called_already_keeps_his_place() {
+        let mut queue = Queue::default();
+        (0..3).for_each(|_| _ = queue.join(Priority::default(), source(1)));
+        let waits = queue.join(Priority::default(), source(2));
+        let calls: Vec<_> = (0..4).map_while(|_| queue.call()).filter(|ticket| *ticket != waits).collect();
+        assert_eq!(queue.drop_greediest(Priority::default(), source(3)), None);
+        calls.into_iter().for_each(|ticket| queue.end_call(ticket));
+        queue.end_call(waits);
+        assert!(queue.ranks[Priority::default().index()].lanes.is_empty(), "nothing is kept of who is gone");
     }
 
     #[derive(Clone, Debug)]
     enum Step {
         Join(Priority, u8),
         Call,
+        EndCall,
         DropNewest,
+        DropGreediest(Priority, u8),
         /// That of the clients that wait.
         Leave(usize),
     }
@@ -256,7 +339,10 @@ mod tests {
         prop_oneof![
             4 => (prop::sample::select(Priority::ALL), 0_u8..5).prop_map(|(class, host)| Step::Join(class, host)),
             3 => Just(Step::Call),
+            2 => Just(Step::EndCall),
             1 => Just(Step::DropNewest),
+            2 => (prop::sample::select(Priority::ALL), 0_u8..5)
+                .prop_map(|(class, host)| Step::DropGreediest(class, host)),
             1 => (0_usize..50).prop_map(Step::Leave),
         ]
     }
@@ -264,12 +350,14 @@ mod tests {
     proptest! {
         /// Whoever is called is of the highest class that waits and the oldest of its source, everybody is
         /// called once, and between two calls of a source every other of its class that waited at the
-        /// first has been called. Whoever has to go is the newest of the lowest class.
+        /// first has been called. Whoever has to go is the newest of the lowest class, or of the source that
+        /// has more than another.
         #[test]
         fn everybody_has_a_turn_and_no_source_two_of_them(steps in prop::collection::vec(step(), 0..200)) {
             let mut queue = Queue::default();
             type Lane = (Priority, u8);
             let mut waiting: Vec<(Lane, Ticket)> = Vec::new();
+            let mut calls: VecDeque<(Lane, Ticket)> = VecDeque::new();
             let mut owed: HashMap<Lane, HashSet<Lane>> = HashMap::new();
             let release = |owed: &mut HashMap<Lane, HashSet<Lane>>, waiting: &[(Lane, Ticket)], lane: Lane| {
                 if !waiting.iter().any(|(other, _)| *other == lane) {
@@ -281,7 +369,7 @@ mod tests {
                     Step::Join(class, host) => waiting.push(((class, host), queue.join(class, source(host)))),
                     Step::Leave(which) if which < waiting.len() => {
                         let (lane, ticket) = waiting.remove(which);
-                        prop_assert!(queue.holds(ticket) && queue.leave(ticket) && !queue.holds(ticket));
+                        prop_assert!(queue.leave(ticket) && !queue.leave(ticket));
                         release(&mut owed, &waiting, lane);
                     }
                     Step::Leave(_) => {}
@@ -289,6 +377,23 @@ mod tests {
                         let last = waiting.iter().max_by_key(|((class, _), one)| (*class, one.number)).copied();
                         prop_assert_eq!(queue.drop_newest(), last.map(|(_, ticket)| ticket));
                         if let Some((lane, ticket)) = last {
+                            waiting.retain(|(_, one)| *one != ticket);
+                            release(&mut owed, &waiting, lane);
+                        }
+                    }
+                    Step::EndCall => {
+                        if let Some((_, ticket)) = calls.pop_front() {
+                            queue.end_call(ticket);
+                        }
+                    }
+                    Step::DropGreediest(class, host) => {
+                        let all = || waiting.iter().chain(&calls).map(|(lane, _)| *lane);
+                        let size = |lane: Lane| all().filter(|other| *other == lane).count();
+                        let of_class = waiting.iter().filter(|((other, _), _)| *other == class);
+                        let most = of_class.max_by_key(|(lane, one)| (size(*lane), one.number)).copied();
+                        let most = most.filter(|(lane, _)| size(*lane) > size((class, host)) + 1);
+                        prop_assert_eq!(queue.drop_greediest(class, source(host)), most.map(|(_, out)| out));
+                        if let Some((lane, ticket)) = most {
                             waiting.retain(|(_, one)| *one != ticket);
                             release(&mut owed, &waiting, lane);
                         }
@@ -301,6 +406,7 @@ mod tests {
                         };
                         let place = waiting.iter().position(|(_, one)| *one == ticket);
                         let (lane, _) = waiting.remove(place.expect("it waits"));
+                        calls.push_back((lane, ticket));
                         prop_assert_eq!(next, Some(lane.0));
                         prop_assert!(!waiting.iter().any(|((class, _), _)| class.is_above(lane.0)));
                         prop_assert!(!waiting.iter().any(|(other, one)| *other == lane && one.number < ticket.number));

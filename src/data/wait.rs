@@ -23,7 +23,7 @@ use super::worker::Worker;
 use crate::config::plan::{OnNoServer, Queue};
 use crate::core::budget;
 use crate::core::outcome::{By, Close, How, Phase, Reason};
-use crate::live::{PoolLive, ServerLive, Ticket, Turn};
+use crate::live::{PoolLive, ServerLive, Taker, Ticket, Turn};
 use crate::net::{Either, Sock, either};
 use crate::snapshot::Pool;
 
@@ -84,9 +84,9 @@ pub(super) async fn wait(
             Err(refusal(Reason::QueueTimeout, How::Timeout, detail))
         }
         Either::Right(Either::Left(error)) => Err(gone(&error)),
-        Either::Right(Either::Right(())) => {
+        Either::Right(Either::Right(taker)) => {
             pool.live.stats.of(worker.index).displaced.add(visit.class);
-            Err(refusal(Reason::QueueFull, How::Policy, displaced(visit, *queue, name)))
+            Err(refusal(Reason::QueueFull, How::Policy, displaced(taker, visit, *queue, name)))
         }
     };
     let waited = worker.net.now().saturating_duration_since(begun);
@@ -166,11 +166,12 @@ fn poll_change(full: &[Arc<ServerLive>], news: u64, worker: &Worker, cx: &mut Co
     worker.news.poll_after(news, cx)
 }
 
-fn displaced(visit: &Visit, queue: Queue, pool: &str) -> String {
-    let (class, max) = (visit.class, queue.max);
-    format!(
-        "{max} clients wait for pool `{pool}`, and one of a higher priority than {class} came and took its place"
-    )
+fn displaced(taker: Taker, visit: &Visit, queue: Queue, pool: &str) -> String {
+    let from = match taker {
+        Taker::HigherClass => format!("of a higher priority than {}", visit.class),
+        Taker::OtherSource => "from another source, of which fewer wait,".to_owned(),
+    };
+    format!("{} clients wait for pool `{pool}`, and one {from} came and took its place", queue.max)
 }
 
 fn because(met: &str) -> String {

@@ -7,7 +7,8 @@
 //! nobody: another may ask meanwhile, but only those servers of which nothing bad is known.
 //!
 //! Who is of a higher class passes those who are called already, and in a full line it takes the place of
-//! the newest of the lowest class. So the line never grows for anybody.
+//! the newest of the lowest class. Who is of none, and of a source that has fewer in the line than another of its
+//! class, takes the place of that one's newest who waits. So the line never grows for anybody.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -35,6 +36,8 @@ struct Inside {
     queue: Queue,
     /// Of those who wait for their turn or for the end of it, by number.
     wakers: HashMap<u64, Waker>,
+    /// Of those who have been put out and are not gone yet, by number: by whom.
+    displaced: HashMap<u64, Taker>,
     /// The highest class first, and within a class in the order of their turns. Of each class at most
     /// [`CALLED_MAX`]: one more is called only before those of lower classes.
     called: Vec<Called>,
@@ -51,6 +54,14 @@ struct Called {
     is_kept: bool,
 }
 
+/// Who has taken a client's place in a full line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taker {
+    HigherClass,
+    /// Of the same class, and from where fewer wait.
+    OtherSource,
+}
+
 /// Whom one asks whose turn it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
@@ -60,10 +71,11 @@ pub enum Turn {
 }
 
 impl Line {
-    /// A place at the end of its class, unless `max` stand in the line already and none is of a lower one.
+    /// A place at the end of its class, unless `max` stand in the line already and nobody has to stand back:
+    /// who is of a lower class, or of the same one and of a source that has more of them.
     pub fn join(self: &Arc<Self>, class: Priority, source: IpAddr, max: usize) -> Option<Ticket> {
         let mut inside = self.inside();
-        if inside.length() >= max && !inside.make_room(class) {
+        if inside.length() >= max && !inside.make_room(class, source) {
             return None;
         }
         let ticket = inside.queue.join(class, source);
@@ -117,21 +129,29 @@ impl Inside {
         next.is_some_and(|next| last.is_none_or(|last| next.is_above(last.ticket.class)))
     }
 
-    /// Puts one out of the line who is of a lower class: the newest of the lowest, and one who waits
-    /// rather than one who is called.
-    fn make_room(&mut self, class: Priority) -> bool {
+    /// Puts one out of the line for a newcomer. Says no where nobody has to stand back.
+    fn make_room(&mut self, class: Priority, source: IpAddr) -> bool {
+        let lower = self.drop_lower(class).map(|out| (out, Taker::HigherClass));
+        let greedy = || self.queue.drop_greediest(class, source).map(|out| (out, Taker::OtherSource));
+        let Some((out, taker)) = lower.or_else(greedy) else { return false };
+        self.displaced.insert(out.number, taker);
+        self.wakers.remove(&out.number).into_iter().for_each(Waker::wake);
+        true
+    }
+
+    /// The newest of the lowest class, where that is below this one; one who waits rather than one who is
+    /// called.
+    fn drop_lower(&mut self, class: Priority) -> Option<queue::Ticket> {
         let waiting = self.queue.last_class();
         let last = waiting.max(self.called.last().map(|called| called.ticket.class));
         if !last.is_some_and(|last| class.is_above(last)) {
-            return false;
+            return None;
         }
-        let out = match waiting == last {
-            true => self.queue.drop_newest(),
-            false => self.called.pop().map(|called| called.ticket),
-        };
-        let waker = out.and_then(|out| self.wakers.remove(&out.number));
-        waker.into_iter().for_each(Waker::wake);
-        out.is_some()
+        if waiting == last {
+            return self.queue.drop_newest();
+        }
+        let out = self.called.pop().map(|called| called.ticket);
+        out.inspect(|out| self.queue.end_call(*out))
     }
 
     /// Those who may ask: the first ones, and of one class, since of those who ask at the same time
@@ -177,12 +197,12 @@ impl Ticket {
         Poll::Pending
     }
 
-    /// Ends when the place is gone, because the line was full and a client of a higher class came. By the
+    /// Ends when the place is gone, because the line was full and somebody came who goes before. By the
     /// same task as [`Self::poll_called`].
-    pub fn poll_displaced(&self, cx: &mut Context<'_>) -> Poll<()> {
+    pub fn poll_displaced(&self, cx: &mut Context<'_>) -> Poll<Taker> {
         let mut inside = self.line.inside();
-        if inside.place(self.ticket).is_none() && !inside.queue.holds(self.ticket) {
-            return Poll::Ready(());
+        if let Some(taker) = inside.displaced.get(&self.ticket.number) {
+            return Poll::Ready(*taker);
         }
         inside.wake_on_change(self.ticket, cx);
         Poll::Pending
@@ -220,8 +240,12 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         let mut inside = self.line.inside();
         inside.wakers.remove(&self.ticket.number);
-        if !inside.queue.leave(self.ticket) {
-            inside.called.retain(|called| called.ticket != self.ticket);
+        inside.displaced.remove(&self.ticket.number);
+        if let Some(place) = inside.place(self.ticket) {
+            inside.called.remove(place);
+            inside.queue.end_call(self.ticket);
+        } else {
+            inside.queue.leave(self.ticket);
         }
         inside.call_more();
         self.line.length.store(inside.length(), Ordering::Relaxed);
@@ -371,6 +395,26 @@ mod tests {
         assert!(is_called(&high));
         drop(tickets);
         assert_eq!(line.length(), 1, "who was displaced has no place to give back");
+    }
+
+    #[test]
+    fn in_a_full_line_who_has_few_takes_the_place_of_the_newest_of_who_has_many() {
+        let line = Arc::<Line>::default();
+        let come = |host| line.join(Priority::default(), Ipv4Addr::new(192, 0, 2, host).into(), 4);
+        let greedy = [0; 4].map(|_| come(1).expect("room"));
+        let bell = Arc::<Bell>::default();
+        let waker = Waker::from(Arc::clone(&bell));
+        assert!(greedy[3].poll_displaced(&mut Context::from_waker(&waker)).is_pending());
+        assert!(come(1).is_none(), "nobody takes his own place");
+        let others = [2, 3, 4].map(|host| come(host).expect("another's place"));
+        assert!(come(5).is_none() && line.length() == 4, "nobody has more than one");
+        assert_eq!(bell.0.load(Ordering::SeqCst), 1);
+        let taker = |ticket: &Ticket| ticket.poll_displaced(&mut Context::from_waker(Waker::noop()));
+        assert_eq!(taker(&greedy[3]), Poll::Ready(Taker::OtherSource));
+        assert_eq!(greedy.each_ref().map(is_displaced), [false, true, true, true]);
+        assert!(is_called(&greedy[0]) && !others.iter().any(is_displaced));
+        drop((greedy, others));
+        assert!(line.length() == 0 && line.inside().displaced.is_empty());
     }
 
     #[test]

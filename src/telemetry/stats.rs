@@ -51,7 +51,7 @@ pub struct PoolStats {
     pub retries_refused: Count,
     /// Of clients that waited in the pool's line.
     pub queue_wait: Histogram,
-    /// Clients that lost their place in the line to one of a higher class.
+    /// Clients that lost their place in the line to one of a higher class, or of a source with fewer in it.
     pub displaced: ByPriority,
 }
 

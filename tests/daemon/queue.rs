@@ -180,6 +180,40 @@ fn a_line_that_is_full_refuses_and_one_that_is_waited_in_too_long_gives_up() {
     }
 }
 
+/// The bug: one source filled the line, and everybody else was refused.
+#[test]
+fn nobody_fills_the_line_for_others() {
+    let server = Greeter::start("a");
+    let queue = "queue = { max = 5, timeout = \"20s\" }\nretry = { backoff = \"1h\" }";
+    let (text, front) = config(&[full_server(&server)], "", queue);
+    let daemon = Daemon::start(&text);
+    let first = Client::connect(front).unwrap();
+    let mut greedy = Vec::new();
+    for place in 0..5 {
+        greedy.push(visitor(Ipv4Addr::new(127, 0, 4, 1), front));
+        wait_for_line(&daemon, place + 1);
+    }
+    Client::connect_from(Ipv4Addr::new(127, 0, 4, 1), front).expect_err("it has them all already");
+    let displaced = || daemon.metric("tidegate_pool_displaced_connections_total", &[("priority", "normal")]);
+    let mut others = Vec::new();
+    for (host, lost) in [(2, 1.0), (3, 2.0), (4, 3.0)] {
+        others.push(visitor(Ipv4Addr::new(127, 0, 4, host), front));
+        eventually("a place to be given up", PATIENCE, || (displaced() == lost).then_some(()));
+        greedy.pop().unwrap().join().unwrap().expect_err("the newest of the greedy one");
+    }
+    first.leave().unwrap();
+    for client in greedy.into_iter().chain(others) {
+        assert_eq!(client.join().unwrap().expect("it waited"), "a");
+    }
+    let log = daemon.access_log_of(10);
+    let told: Vec<_> = log.iter().filter(|record| word(record, "close.reason") == "queue_full").collect();
+    assert!(told.iter().all(|record| word(record, "client").starts_with("127.0.4.1:")), "{told:?}");
+    let detail = "5 clients wait for pool `p`, and one from another source, of which fewer wait, came and took \
+                  its place";
+    let lost = told.iter().filter(|record| word(record, "close.detail") == detail);
+    assert_eq!((told.len(), lost.filter(|record| number(record, "t.queue") > 0).count()), (4, 3), "{told:?}");
+}
+
 #[test]
 fn a_client_that_resets_leaves_the_line_at_once() {
     let (text, front) = config(&[format!("\"{}\"", nobody())], "", WAITS);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tidegate::core::prefix::Prefix;
 use tidegate::core::priority::{Among, Priority};
 use tidegate::core::spread;
+use tidegate::live::Taker;
 
 use super::model::door;
 use super::plan;
@@ -265,7 +266,7 @@ impl World {
     fn is_due(&self, client: &Client) -> bool {
         let now = self.now;
         client.waits.as_ref().is_some_and(|waits| waits.deadline <= now)
-            || self.is_displaced(client)
+            || self.displaced(client).is_some()
             || match &client.stage {
                 Stage::Dialling(dial) => dial.ends <= now,
                 Stage::Pausing { until } => {
@@ -281,8 +282,10 @@ impl World {
         if client.waits.as_ref().is_some_and(|waits| waits.deadline <= now) {
             return self.leave(client, "queue-timeout");
         }
-        if self.is_displaced(&client) {
-            return self.leave(client, "displaced");
+        match self.displaced(&client) {
+            Some(Taker::HigherClass) => return self.leave(client, "displaced"),
+            Some(Taker::OtherSource) => return self.leave(client, "outnumbered"),
+            None => {}
         }
         match std::mem::replace(&mut client.stage, Stage::InLine) {
             Stage::Dialling(dial) => self.end_dial(client, dial),

@@ -10,8 +10,8 @@ use std::time::Instant;
 
 use tidegate::core::budget;
 use tidegate::core::priority::Priority;
-use tidegate::live::Ticket;
 use tidegate::live::search::Manner;
+use tidegate::live::{Taker, Ticket};
 
 use super::plan::Queue;
 use super::search::{Search, Stage};
@@ -72,10 +72,11 @@ impl World {
     pub fn join_line(&mut self, mut client: Client, queue: Queue) {
         let class = class_of(client.from);
         let ticket = self.live.line.join(class, client.from, queue.max);
-        let has_room = self.models.line.has_room_for(class, queue.max);
+        let lane = (class, queue_source(client.from));
+        let has_room = self.models.line.has_room_for(lane, queue.max);
         assert_eq!(ticket.is_some(), has_room, "{} of {} wait", self.models.line.len(), queue.max);
         let Some(ticket) = ticket else { return self.leave(client, "queue-full") };
-        self.models.line.join((class, queue_source(client.from)), client.id, queue.max);
+        self.models.line.join(lane, client.id, queue.max);
         self.trace.add("waits", format_args!("#{}", client.id));
         client.waits = Some(Waits {
             ticket,
@@ -125,11 +126,15 @@ impl World {
         is_called
     }
 
-    /// Is its place another's now, who is of a higher class. Whoever slept has been woken for it.
-    pub fn is_displaced(&self, client: &Client) -> bool {
-        let Some(waits) = &client.waits else { return false };
+    /// Whose its place is now, if it is another's. Whoever slept has been woken for it.
+    pub fn displaced(&self, client: &Client) -> Option<Taker> {
+        let waits = client.waits.as_ref()?;
         let waker = Waker::from(Arc::clone(&waits.bell));
-        let is_out = waits.ticket.poll_displaced(&mut Context::from_waker(&waker)).is_ready();
+        let taker = match waits.ticket.poll_displaced(&mut Context::from_waker(&waker)) {
+            Poll::Ready(taker) => Some(taker),
+            Poll::Pending => None,
+        };
+        let is_out = taker.is_some();
         assert_eq!(is_out, !self.models.line.holds(client.id), "has #{} lost its place", client.id);
         let was_rung = waits.bell.0.load(Ordering::Relaxed);
         assert!(
@@ -137,7 +142,7 @@ impl World {
             "#{} was not woken for the loss of its place",
             client.id
         );
-        is_out
+        taker
     }
 
     /// The client asks again.

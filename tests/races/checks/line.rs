@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 
 use loom::thread;
 use tidegate_races::core::priority::Priority;
@@ -85,6 +86,27 @@ fn no_more_stand_in_the_line_than_it_has_room_for() {
         };
         let came = join((0..3).map(client).collect::<Vec<_>>());
         assert!(inside.most() <= 2 && came.iter().filter(|came| **came).count() >= 2);
+        assert_eq!(line.length(), 0);
+    });
+}
+
+#[test]
+fn who_is_called_while_another_takes_his_place_is_one_of_both() {
+    with_preemptions(3, || {
+        let line = Arc::<Line>::default();
+        let [first, second] = [(); 2].map(|()| line.join(Priority::default(), source(1), 2).expect("room"));
+        let leaver = thread::spawn(move || drop(first));
+        let waiter = task(async move {
+            poll_fn(|cx| match second.poll_displaced(cx) {
+                Poll::Ready(_) => Poll::Ready(()),
+                Poll::Pending => second.poll_called(cx).map(drop),
+            })
+            .await;
+        });
+        let newcomer = line.join(Priority::default(), source(2), 2).expect("the other source has more, or room");
+        let newcomer = task(async move { called(&newcomer).await });
+        join([waiter, newcomer]);
+        join([leaver]);
         assert_eq!(line.length(), 0);
     });
 }

@@ -13,7 +13,7 @@ pub struct Waiting {
     /// Those who wait, by class and source, in the order of their turns.
     turns: Vec<Lane>,
     /// In the order of their turns, the highest class first.
-    called: Vec<(Priority, u64)>,
+    called: Vec<(Lane, u64)>,
     width: usize,
 }
 
@@ -29,14 +29,14 @@ impl Waiting {
             || self.called.iter().any(|(_, one)| *one == client)
     }
 
-    /// May a client of this class stand in a line of so many: there is room, or somebody who has to stand back.
-    pub fn has_room_for(&self, class: Priority, most: usize) -> bool {
-        self.len() < most || self.lowest().is_some_and(|lowest| class < lowest)
+    /// May such a client stand in a line of so many: there is room, or somebody who has to stand back.
+    pub fn has_room_for(&self, lane: Lane, most: usize) -> bool {
+        self.len() < most || self.clone().put_one_out(lane)
     }
 
     pub fn join(&mut self, lane: Lane, client: u64, most: usize) {
         if self.len() >= most {
-            self.put_one_out();
+            self.put_one_out(lane);
         }
         self.waiting.push((lane, client));
         if !self.turns.contains(&lane) {
@@ -46,9 +46,9 @@ impl Waiting {
     }
 
     pub fn may_ask(&self, client: u64) -> bool {
-        let highest = self.called.first().map(|(class, _)| *class);
+        let highest = self.called.first().map(|((class, _), _)| *class);
         let mut first = self.called.iter().take(self.width.max(1));
-        first.any(|(class, called)| *called == client && Some(*class) == highest)
+        first.any(|((class, _), called)| *called == client && Some(*class) == highest)
     }
 
     pub fn in_vain(&mut self) {
@@ -68,31 +68,50 @@ impl Waiting {
     }
 
     fn lowest(&self) -> Option<Priority> {
-        let waiting = self.waiting.iter().map(|((class, _), _)| *class);
-        waiting.chain(self.called.iter().map(|(class, _)| *class)).max()
+        self.waiting.iter().chain(&self.called).map(|((class, _), _)| *class).max()
     }
 
-    /// Of the lowest class: who came last of those who are not called, or else who was called last.
-    fn put_one_out(&mut self) {
-        let Some(lowest) = self.lowest() else { return };
-        match self.waiting.iter().rposition(|((class, _), _)| *class == lowest) {
+    /// For one who comes; says whether there was somebody.
+    fn put_one_out(&mut self, newcomer: Lane) -> bool {
+        let before = self.len();
+        match self.lowest() {
+            Some(lowest) if newcomer.0 < lowest => self.put_out_last_of(lowest),
+            _ => self.put_out_for_fewer(newcomer),
+        }
+        self.turns.retain(|turn| self.waiting.iter().any(|(lane, _)| lane == turn));
+        self.len() < before
+    }
+
+    /// Who came last of those who are not called, or else who was called last.
+    fn put_out_last_of(&mut self, class: Priority) {
+        match self.waiting.iter().rposition(|((other, _), _)| *other == class) {
             Some(last) => _ = self.waiting.remove(last),
             None => _ = self.called.pop(),
         }
-        self.turns.retain(|turn| self.waiting.iter().any(|(lane, _)| lane == turn));
+    }
+
+    /// Of those who are not called, and of a source that has more in the line than the newcomer's will have
+    /// then: of that which has the most, who came last.
+    fn put_out_for_fewer(&mut self, newcomer: Lane) {
+        let size = |lane| self.waiting.iter().chain(&self.called).filter(|(other, _)| *other == lane).count();
+        let of_class = (0..self.waiting.len()).filter(|place| self.waiting[*place].0.0 == newcomer.0);
+        let last = of_class.max_by_key(|place| (size(self.waiting[*place].0), *place));
+        if let Some(last) = last.filter(|last| size(self.waiting[*last].0) > size(newcomer) + 1) {
+            self.waiting.remove(last);
+        }
     }
 
     /// As many as may ask are called, and of a higher class all that would ask before them.
     fn call(&mut self) {
         while let Some(class) = self.turns.iter().map(|(class, _)| *class).min()
-            && self.called.get(self.width.max(1) - 1).is_none_or(|(last, _)| class < *last)
+            && self.called.get(self.width.max(1) - 1).is_none_or(|((last, _), _)| class < *last)
         {
             let turn = self.turns.iter().position(|(other, _)| *other == class);
             let lane = self.turns.remove(turn.expect("somebody of that class has it"));
             let first = self.waiting.iter().position(|(other, _)| *other == lane);
             let (_, client) = self.waiting.remove(first.expect("a turn is of somebody who waits"));
-            let behind = self.called.iter().position(|(other, _)| *other > class);
-            self.called.insert(behind.unwrap_or(self.called.len()), (class, client));
+            let behind = self.called.iter().position(|((other, _), _)| *other > class);
+            self.called.insert(behind.unwrap_or(self.called.len()), (lane, client));
             if self.waiting.iter().any(|(other, _)| *other == lane) {
                 self.turns.push(lane);
             }
