@@ -47,7 +47,7 @@ const STEPS: u64 = 20_000;
 const SEEDS: [u64; 4] = [1, 2, 3, 4];
 
 /// What happens in every 100,000 steps; a simulation in which it does not shows nothing.
-const WORDS: [&str; 34] = [
+const WORDS: [&str; 35] = [
     "acl-deny",
     "after",
     "all",
@@ -73,6 +73,7 @@ const WORDS: [&str; 34] = [
     "queue-full",
     "queue-timeout",
     "rate",
+    "recovered",
     "reload",
     "retry",
     "rose",

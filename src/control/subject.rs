@@ -51,6 +51,13 @@ struct Hearer {
 }
 
 impl Hearer {
+    /// Nobody waits for it any longer because of what happened before.
+    fn recover(&self) {
+        if let Some(server) = self.live.upgrade() {
+            server.guard.recover(Instant::now().into_std());
+        }
+    }
+
     /// Of its newest state.
     fn event(&self, message: String) -> Event {
         let kind = if self.state == State::Down { Kind::ServerDown } else { Kind::ServerUp };
@@ -242,6 +249,9 @@ impl Subject {
         let is_agreed = ok == (health.state() == State::Up);
         for hearer in hearers.iter_mut().filter(|hearer| is_agreed && hearer.state != health.state()) {
             hearer.state = health.state();
+            if hearer.state == State::Up {
+                hearer.recover(); // before the workers hear of it: who waits for the server asks at once
+            }
             self.announce(hearer, found, *alike);
         }
     }

@@ -164,6 +164,16 @@ impl Breaker {
         }
     }
 
+    /// The server has shown by other means that it is back: trials need not wait any longer. Says whether
+    /// they would have.
+    pub fn on_recovery(&mut self, now: Instant) -> bool {
+        let is_open = self.state(now) == State::Open;
+        if is_open {
+            self.phase = Phase::HalfOpen { under_way: 0, passed: 0 };
+        }
+        is_open
+    }
+
     pub fn gate(&self) -> Gate {
         match self.phase {
             Phase::Closed { .. } => Gate::Now,
@@ -306,6 +316,20 @@ mod tests {
     }
 
     #[test]
+    fn a_server_that_is_known_to_be_back_is_on_trial_at_once() {
+        let begin = Instant::now();
+        let mut breaker = open(begin);
+        assert!(breaker.on_recovery(begin) && breaker.state(begin) == State::HalfOpen);
+        let trials = [breaker.enter(begin), breaker.enter(begin)].map(|entry| entry.expect("a trial"));
+        assert!(!breaker.on_recovery(begin));
+        assert_eq!(breaker.enter(begin), None, "and no more than that");
+        assert!(breaker.on_failure(trials[0], begin), "it was not");
+        assert_eq!(breaker.gate(), Gate::At(begin + second(5)));
+        let mut breaker = Breaker::new(RULES);
+        assert!(!breaker.on_recovery(begin) && breaker.is_closed());
+    }
+
+    #[test]
     fn new_rules_keep_the_state() {
         let begin = Instant::now();
         let mut breaker = open(begin);
@@ -320,6 +344,7 @@ mod tests {
     enum Step {
         Wait(u64),
         Enter,
+        Recover,
         /// How the oldest connection under way ends.
         End(Option<bool>),
     }
@@ -328,6 +353,7 @@ mod tests {
         prop_oneof![
             2 => (1_u64..4000).prop_map(Step::Wait),
             4 => Just(Step::Enter),
+            1 => Just(Step::Recover),
             4 => prop_oneof![Just(Some(true)), Just(Some(false)), Just(Some(false)), Just(None)].prop_map(Step::End),
         ]
     }
@@ -357,6 +383,10 @@ mod tests {
                             Gate::Later => false,
                         });
                         under_way.extend(entry);
+                    }
+                    Step::Recover => {
+                        prop_assert_eq!(breaker.on_recovery(now), open_until > Some(now));
+                        open_until = open_until.map(|until| until.min(now));
                     }
                     Step::End(how) => {
                         let Some(entry) = under_way.pop_front() else { continue };

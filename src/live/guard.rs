@@ -203,6 +203,17 @@ impl Guard {
         self.doubted_until.store(0, Ordering::Relaxed);
     }
 
+    /// Its checks have found it back: an open breaker lets trials begin.
+    pub fn recover(&self, now: Instant) {
+        let mut inside = self.inside();
+        let is_news = inside.breaker.as_mut().is_some_and(|breaker| breaker.on_recovery(now));
+        self.note_gate(&inside);
+        drop(inside);
+        if is_news {
+            self.bell.ring();
+        }
+    }
+
     /// Lets a connection in that is about to be made, or says no.
     pub fn enter(&self, now: Instant) -> Option<Pass<'_>> {
         if !self.is_on.load(Ordering::Relaxed) {

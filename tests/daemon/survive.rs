@@ -1,12 +1,13 @@
 //! Servers that fail: who is left alone, for how long, and what it costs the clients.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::peers::{BlackHole, Client, Greeter, Slammer, config, config_at, named, nobody, served_by};
+use crate::queue::{visitor, wait_for_line};
 use crate::support::record::{failed_attempts, word};
 use crate::support::{Daemon, PATIENCE, eventually};
 
@@ -94,6 +95,37 @@ fn no_more_clients_than_trials_wait_for_a_server_that_may_be_dead() {
     let refused: Vec<_> = refused.collect();
     assert_eq!(refused.len(), 18);
     assert!(word(refused[0], "close.detail").contains("circuit breaker"), "{}", refused[0]);
+}
+
+/// The bug: clients waited till `open_for` was over for a server that its checks had long seen come back.
+#[test]
+fn a_server_that_its_checks_find_back_is_tried_at_once() {
+    let (address, mut sentry) = (nobody(), Greeter::start("sentry"));
+    let line = "on_no_server = \"queue\"\nqueue = { timeout = \"20s\" }\nretry = { backoff = \"1h\" }";
+    let breaker = "[pool.p.circuit_breaker]\nfailures = 1\nopen_for = \"1h\"";
+    let check = format!("{CHECKED}\nport = {}", sentry.address.port());
+    let (text, front) = config(&[named("back", address)], "", &format!("{line}\n{breaker}\n{check}"));
+    let daemon = Daemon::start(&text);
+    let is_up = |up: f64| {
+        let labels = [("pool", "p"), ("state", "down")];
+        let wanted = || (daemon.metric("tidegate_pool_servers", &labels) == 1.0 - up).then_some(());
+        eventually("its checks to see it", PATIENCE, wanted);
+    };
+    let passed = || daemon.metric("tidegate_health_check_total", &[("result", "ok")]);
+    eventually("a check", PATIENCE, || (passed() > 0.0).then_some(()));
+    let waits = visitor(Ipv4Addr::LOCALHOST, front);
+    wait_for_line(&daemon, 1);
+    let before = passed();
+    eventually("more checks", PATIENCE, || (passed() > before + 2.0).then_some(()));
+    assert!(circuit(&daemon, "back", "open"), "a check that passes as before is no news");
+
+    sentry.stop_listening();
+    is_up(0.0);
+    let _back = Greeter::at("back", address);
+    let _sentry = Greeter::at("sentry", sentry.address);
+    assert_eq!(waits.join().unwrap().expect("it only waited"), "back");
+    assert!(circuit(&daemon, "back", "closed"));
+    is_up(1.0);
 }
 
 fn ejections(daemon: &Daemon) -> f64 {

@@ -354,15 +354,21 @@ impl World {
         assert_eq!(change, (before != expected).then_some(expected));
         let Some(state) = change else { return };
         server.state = state;
+        let mut has_recovered = false;
         if state == State::Up {
             server.live.guard.trust();
             server.doubt.trust();
+            server.live.guard.recover(now);
+            has_recovered = server.circuit.on_recovery(now);
         }
         let is_back = before != State::Checking || server.warm_since.is_some();
         if state == State::Up && is_back {
             server.warm_up(now);
         }
         self.trace.add("state", format_args!("s{id} {state}"));
+        if has_recovered {
+            self.trace.add("recovered", format_args!("s{id}"));
+        }
         let mut places = self.pool.places.clone();
         places[place].state = state;
         self.publish(self.pool.plan.clone(), places);

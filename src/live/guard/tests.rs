@@ -98,6 +98,18 @@ fn what_is_open_is_seen_without_a_lock_and_ends_in_time() {
 }
 
 #[test]
+fn a_server_that_its_checks_find_back_may_be_tried_at_once() {
+    let (now, bell) = (Instant::now(), Arc::new(Bell::default()));
+    let guard = open(now).with_bell(&bell);
+    let has_rung = || bell.poll_rung(&Context::from_waker(Waker::noop())).is_ready();
+    guard.recover(now);
+    assert!(guard.is_open(now) && has_rung());
+    let trials: Vec<_> = std::iter::from_fn(|| guard.enter(now)).take(100).collect();
+    guard.recover(now);
+    assert_eq!((trials.len(), guard.is_open(now), has_rung()), (3, false, false));
+}
+
+#[test]
 fn rules_that_go_let_everybody_in_and_rules_that_change_keep_the_state() {
     let now = Instant::now();
     let guard = open(now);

@@ -55,6 +55,29 @@ fn no_more_are_on_trial_at_once_than_the_rules_say_and_each_that_comes_to_nothin
 }
 
 #[test]
+fn a_server_found_back_while_clients_come_is_tried_by_no_more_than_the_rules_say() {
+    with_preemptions(3, || {
+        let (guard, later) = open(BREAKER);
+        let now = later - BREAKER.open_for;
+        let on_trial = Arc::new(Witness::default());
+        let racer = |_| {
+            let (guard, on_trial) = (Arc::clone(&guard), Arc::clone(&on_trial));
+            thread::spawn(move || {
+                let Some(pass) = guard.enter(now) else { return };
+                on_trial.enter();
+                on_trial.leave();
+                drop(pass);
+            })
+        };
+        let racers = (0..2).map(racer).collect::<Vec<_>>();
+        guard.recover(now);
+        join(racers);
+        assert!(on_trial.most() <= 1);
+        assert!(guard.is_open(now) && guard.enter(now).is_some(), "no trial was lost");
+    });
+}
+
+#[test]
 fn of_two_trials_the_one_that_fails_decides_whichever_ends_first() {
     in_every_order(|| {
         let (guard, later) = open(breaker::Rules { half_open_trials: 2, ..BREAKER });

@@ -80,6 +80,13 @@ impl Circuit {
         self.opened > opened
     }
 
+    /// The server is seen to be back: whoever waited for its time need not any more. Says whether anybody did.
+    pub fn on_recovery(&mut self, now: Instant) -> bool {
+        let is_open = self.state(now) == Some(State::Open);
+        self.open_until = self.open_until.map(|until| until.min(now));
+        is_open
+    }
+
     /// `None`: there is none.
     pub fn state(&self, now: Instant) -> Option<State> {
         self.rules?;
