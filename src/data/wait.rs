@@ -13,7 +13,7 @@ use std::pin::pin;
 use std::ptr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::connect::{Asker, Found, Waiting, first_found};
 use super::failure::Unserved;
@@ -59,11 +59,12 @@ pub(super) async fn wait(
 ) -> Result<Option<Found>, Close> {
     let Waiting { pool, flow, queue, met } = line;
     visit.turn_to(flow); // whatever becomes of it, it waited for this pool
-    let (name, begun) = (&pool.plan.name, worker.net.now());
+    let name = &pool.plan.name;
     let Some(ticket) = pool.live.line.join(visit.class, visit.client.ip(), queue.max) else {
         let detail = format!("{} clients wait for pool `{name}` already{}", queue.max, because(met));
         return Err(refusal(Reason::QueueFull, How::Policy, detail));
     };
+    let _stay = Stay { pool, begun: worker.net.now(), visit, worker };
     let met = RefCell::new(met.clone());
     let end = {
         let asked = pin!(ask_in_turn(client, &pool.live, &ticket, &met, visit, worker));
@@ -72,10 +73,14 @@ pub(super) async fn wait(
         let hung_up = pin!(client.hung_up());
         either(asked, either(hung_up, displaced)).await
     };
-    let found = match end {
+    match end {
         Either::Left(Some(Ok(Some(found)))) => {
             ticket.served();
             Ok(Some(found))
+        }
+        // Where it resets while its turn has come, the search may see it first.
+        Either::Left(Some(Err(end))) if end.reason == Reason::ClientReset => {
+            Err(Close { phase: Phase::Queue, ..end })
         }
         Either::Left(Some(end)) => end,
         Either::Left(None) => {
@@ -88,11 +93,24 @@ pub(super) async fn wait(
             pool.live.stats.of(worker.index).displaced.add(visit.class);
             Err(refusal(Reason::QueueFull, How::Policy, displaced(taker, visit, *queue, name)))
         }
-    };
-    let waited = worker.net.now().saturating_duration_since(begun);
-    visit.queued_for.set(Some(waited));
-    pool.live.stats.of(worker.index).queue_wait.observe(waited);
-    found
+    }
+}
+
+/// A client's time in the line, noted when it is over: also where the client is cut, and nobody is left to say
+/// so.
+struct Stay<'a> {
+    pool: &'a Pool,
+    begun: Instant,
+    visit: &'a Visit,
+    worker: &'a Worker,
+}
+
+impl Drop for Stay<'_> {
+    fn drop(&mut self) {
+        let waited = self.worker.net.now().saturating_duration_since(self.begun);
+        self.visit.queued_for.set(Some(waited));
+        self.pool.live.stats.of(self.worker.index).queue_wait.observe(waited);
+    }
 }
 
 /// Asks the pools of the client's way, as they are then, whenever it is its turn.

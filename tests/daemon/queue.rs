@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::peers::{Client, Greeter, config, config_at, nobody};
+use crate::peers::{BlackHole, Client, Greeter, config, config_at, named, nobody};
 use crate::support::record::{accepted_at, number, word};
 use crate::support::{Daemon, PATIENCE, eventually};
 
@@ -227,6 +227,42 @@ fn a_client_that_resets_leaves_the_line_at_once() {
     for record in daemon.access_log_of(3) {
         assert_eq!((word(&record, "close.reason"), word(&record, "close.phase")), ("client_reset", "queue"));
     }
+}
+
+/// The bug: whose turn it was had been told to end while it connected, the others while they waited.
+#[test]
+fn a_client_that_resets_while_it_is_its_turn_has_waited_like_the_others() {
+    let hole = BlackHole::start();
+    let pauses =
+        "connect_timeout = \"1s\"\nretry = { attempts = 1, backoff = \"1ms\", max_backoff = \"1ms\" }";
+    let (text, front) = config(&[named("hole", hole.address)], "", &format!("{pauses}\n{WAITS}"));
+    let daemon = Daemon::start(&text);
+    let mut clients = Vec::new();
+    for place in 0..2 {
+        clients.push(TcpStream::connect(front).unwrap());
+        wait_for_line(&daemon, place + 1);
+    }
+    for client in clients {
+        socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+    wait_for_line(&daemon, 0);
+    for record in daemon.access_log_of(2) {
+        assert_eq!((word(&record, "close.reason"), word(&record, "close.phase")), ("client_reset", "queue"));
+    }
+}
+
+/// The bug: the record of such a client did not say that it had waited.
+#[test]
+fn who_is_cut_by_a_stop_while_it_waits_is_told_of_as_one_that_waited() {
+    let (text, front) = config(&[format!("\"{}\"", nobody())], "", WAITS);
+    let mut daemon = Daemon::start(&format!("[process]\ndrain_timeout = \"1s\"\n\n{text}"));
+    let _waits = TcpStream::connect(front).unwrap();
+    wait_for_line(&daemon, 1);
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().0, Some(3));
+    let record = &daemon.access_log_of(1)[0];
+    assert_eq!(word(record, "close.reason"), "drain_deadline");
+    assert!(number(record, "t.queue") >= 1_000_000, "{record}");
 }
 
 #[test]
