@@ -396,3 +396,6 @@ impl<'p, P: Pool<'p>> Look<'_, '_, P> {
 fn is_up<'p>(pool: &impl Pool<'p>, live: &Arc<ServerLive>) -> bool {
     (0..pool.size()).any(|place| Arc::ptr_eq(pool.server(place), live) && pool.is_up(place))
 }
+
+#[cfg(test)]
+mod tests;
