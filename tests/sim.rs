@@ -47,7 +47,7 @@ const STEPS: u64 = 20_000;
 const SEEDS: [u64; 4] = [1, 2, 3, 4];
 
 /// What happens in every 100,000 steps; a simulation in which it does not shows nothing.
-const WORDS: [&str; 33] = [
+const WORDS: [&str; 34] = [
     "acl-deny",
     "after",
     "all",
@@ -78,6 +78,7 @@ const WORDS: [&str; 33] = [
     "served-in-line",
     "source-limit",
     "source-rate",
+    "spills",
     "state",
     "suspect",
     "unserved",

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::net::Ipv4Addr;
 
 use super::*;
-use crate::core::balance::{Kind, Member};
+use crate::core::balance::{Ground, Kind, Member};
 use crate::core::outlier;
 use crate::live::{Answers, Guard, Room, Rules as GuardRules, Warmup};
 use crate::telemetry::counters::PerWorker;
@@ -265,5 +265,33 @@ fn by_speed_the_server_that_answers_soonest_is_asked() {
     few.servers[1].answers.observe(Duration::from_millis(2), few.now);
     for random in (0..16).map(|lot: u64| lot << 60) {
         assert_eq!(asked(&few.begin(random).next(&&few, Manner::Once, few.now, || 0)), Some(1));
+    }
+}
+
+/// A source with many connections was sent to the server that it was known to, however many that one had.
+#[test]
+fn a_client_that_is_known_fills_no_server_beyond_the_bound_and_comes_back_to_its_own() {
+    let hour = Duration::from_secs(3600);
+    let rules = Rules { affinity: Some((By::SourceIp, hour)), ..RULES };
+    let mut few = Few::of(Kind::ConsistentHash, &[usize::MAX; 3]).with(rules);
+    few.chooser = few.chooser.with_max_load(Some(125));
+    few.live.affinity.set_limit(1000);
+    // Hashed with its port, it has keys of all servers.
+    let connect = |port: u64| match few.begin(port * 12_345).next(&&few, Manner::Once, few.now, || 0) {
+        Step::Ask(next) => next,
+        other => panic!("all have room: {other:?}"),
+    };
+    let mut held = Vec::new();
+    for count in 1..=30_usize {
+        held.push(connect(count as u64));
+        let taken: Vec<_> = few.servers.iter().map(|server| server.room.taken()).collect();
+        assert!(taken.iter().all(|taken| *taken <= (count * 125).div_ceil(3 * 100)), "{taken:?} of {count}");
+    }
+    let own = held[0].choice.server;
+    assert_eq!(few.servers[own].room.taken(), 13, "as many as it may have");
+    drop(held);
+    for port in 40..50 {
+        let Choice { server, why } = connect(port).choice;
+        assert_eq!((server, why.ground), (own, Ground::Affinity));
     }
 }
