@@ -47,12 +47,13 @@ const STEPS: u64 = 20_000;
 const SEEDS: [u64; 4] = [1, 2, 3, 4];
 
 /// What happens in every 100,000 steps; a simulation in which it does not shows nothing.
-const WORDS: [&str; 34] = [
+const WORDS: [&str; 36] = [
     "acl-deny",
     "after",
     "all",
     "arrives",
     "asks",
+    "behind",
     "choose",
     "connected",
     "cut",
@@ -60,6 +61,7 @@ const WORDS: [&str; 34] = [
     "ejected",
     "failed",
     "gives-up",
+    "kept",
     "known",
     "last-resort",
     "leap",

@@ -189,6 +189,7 @@ impl World {
         let (candidates, has_full) = (view.candidates(), view.has_full());
         let is_suspect = view.server(choice.server).is_suspect(now);
         assert!(!is_suspect || !view.should_hold_out(), "s{id} is asked, and another will have room");
+        assert!(!is_suspect || search.manner != Manner::Trusted, "s{id} is asked, and another finds out");
         if choice.why.ground == Ground::Affinity {
             assert!(plan.affinity.is_some(), "s{id} is nobody's");
         } else {

@@ -39,7 +39,7 @@ impl View<'_> {
         let is_sound = |place: &usize| !self.server(*place).is_suspect(self.world.now);
         let has_room = |place: &usize| !self.is_full(*place);
         let mut open: Vec<_> = self.not_done_with().filter(has_room).collect();
-        if open.iter().any(is_sound) || self.passes_over_ejected() {
+        if open.iter().any(is_sound) || self.passes_over_suspects() {
             open.retain(is_sound);
         }
         let places = &self.search.pool.places;
@@ -48,10 +48,14 @@ impl View<'_> {
         open
     }
 
-    /// There are other pools to ask before those of this one that are out.
-    fn passes_over_ejected(&self) -> bool {
-        let is_before_others = matches!(self.search.manner, Manner::Sound | Manner::Canary);
-        is_before_others && self.search.pool.plan.guard.outlier.is_some()
+    /// There are other pools to ask before those of this one that are out; or another client finds out about
+    /// all who are in doubt.
+    fn passes_over_suspects(&self) -> bool {
+        match self.search.manner {
+            Manner::Trusted => true,
+            Manner::Sound | Manner::Canary => self.search.pool.plan.guard.outlier.is_some(),
+            Manner::Once | Manner::AgainAfterPauses => false,
+        }
     }
 
     /// Those that could be asked if they had room: they serve, have not failed the client, and may be tried.
