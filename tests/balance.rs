@@ -545,7 +545,11 @@ proptest! {
         let whole: u128 = weights.iter().map(|weight| u128::from(*weight)).sum();
         for turn in 1..300_u128 {
             let ask = few[(dice.roll() % keys) as usize];
-            let server = chooser.pick(&ask, &fleet).unwrap().server;
+            let choice = chooser.pick(&ask, &fleet).unwrap();
+            // Half of them are known to a server, whichever it is.
+            let known = dice.roll() as usize % (2 * weights.len());
+            let again = chooser.again(known, &choice).filter(|again| chooser.has_room(again.server, &fleet));
+            let server = again.unwrap_or(choice).server;
             fleet.connect(server);
             let most = (turn * u128::from(percent) * u128::from(weights[server])).div_ceil(whole * 100);
             prop_assert!(fleet.active(server) as u128 <= most, "{:?} of {:?}", fleet.active, weights);

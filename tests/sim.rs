@@ -47,12 +47,13 @@ const STEPS: u64 = 20_000;
 const SEEDS: [u64; 4] = [1, 2, 8, 10];
 
 /// What happens in every 100,000 steps; a simulation in which it does not shows nothing.
-const WORDS: [&str; 35] = [
+const WORDS: [&str; 38] = [
     "acl-deny",
     "after",
     "all",
     "arrives",
     "asks",
+    "behind",
     "choose",
     "connected",
     "cut",
@@ -60,6 +61,7 @@ const WORDS: [&str; 35] = [
     "ejected",
     "failed",
     "gives-up",
+    "kept",
     "known",
     "last-resort",
     "leap",
@@ -80,6 +82,7 @@ const WORDS: [&str; 35] = [
     "served-in-line",
     "source-limit",
     "source-rate",
+    "spills",
     "state",
     "suspect",
     "unserved",

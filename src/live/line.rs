@@ -320,6 +320,15 @@ mod tests {
     }
 
     #[test]
+    fn however_many_are_kept_no_more_than_a_bounded_number_ask_at_once() {
+        let (_, tickets) = line_of(100);
+        for ticket in tickets.iter().filter(|ticket| is_called(ticket)) {
+            ticket.is_kept();
+        }
+        assert_eq!(called(&tickets), CALLED_MAX);
+    }
+
+    #[test]
     fn a_line_has_an_end() {
         let line = Arc::<Line>::default();
         let source = Ipv4Addr::LOCALHOST.into();

@@ -375,7 +375,7 @@ impl<'p, P: Pool<'p>> Look<'_, '_, P> {
             let place = (0..self.pool.size()).find(is_it);
             let again = place.and_then(|place| self.pool.chooser().again(place, &chosen));
             match again {
-                Some(again) if self.is_open(again.server) => Tie::Holds(again),
+                Some(again) if self.has_room(again.server) => Tie::Holds(again),
                 Some(again) if self.rests(again.server) => Tie::Rests,
                 _ => Tie::Breaks,
             }
@@ -384,8 +384,13 @@ impl<'p, P: Pool<'p>> Look<'_, '_, P> {
         self.search.live.affinity.settle(key, ttl, self.now, proposed, tie)
     }
 
-    /// A server that is only full just now, or in doubt for another client's sake. One that was tried in vain,
-    /// or is ejected or cut off by its breaker, has lost its clients.
+    /// It can serve, and one client that comes often does not fill it beyond the pool's bound.
+    fn has_room(&self, server: usize) -> bool {
+        self.is_open(server) && self.pool.chooser().has_room(server, self)
+    }
+
+    /// A server that only has no room just now, or is in doubt for another client's sake. One that was tried in
+    /// vain, or is ejected or cut off by its breaker, has lost its clients.
     fn rests(&self, server: usize) -> bool {
         let live = self.pool.server(server);
         let is_sound = !live.guard.is_ejected(self.now) && live.guard.is_open(self.now);
@@ -396,3 +401,6 @@ impl<'p, P: Pool<'p>> Look<'_, '_, P> {
 fn is_up<'p>(pool: &impl Pool<'p>, live: &Arc<ServerLive>) -> bool {
     (0..pool.size()).any(|place| Arc::ptr_eq(pool.server(place), live) && pool.is_up(place))
 }
+
+#[cfg(test)]
+mod tests;

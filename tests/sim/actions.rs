@@ -268,7 +268,7 @@ impl World {
         client.waits.as_ref().is_some_and(|waits| waits.deadline <= now)
             || self.displaced(client).is_some()
             || match &client.stage {
-                Stage::Dialling(dial) => dial.ends <= now,
+                Stage::Dialling(dial) => dial.ends <= now || self.is_to_be_kept(client),
                 Stage::Pausing { until } => {
                     *until <= now || client.search.as_ref().is_some_and(|search| search.news != self.news)
                 }
@@ -288,7 +288,12 @@ impl World {
             None => {}
         }
         match std::mem::replace(&mut client.stage, Stage::InLine) {
-            Stage::Dialling(dial) => self.end_dial(client, dial),
+            Stage::Dialling(dial) if dial.ends <= now => self.end_dial(client, dial),
+            dialling @ Stage::Dialling(_) => {
+                client.stage = dialling;
+                self.keep(&mut client);
+                self.clients.insert(client.id, client);
+            }
             Stage::Pausing { .. } => self.again(client),
             Stage::InLine => self.ask_again(client),
             served @ Stage::Served { .. } => {

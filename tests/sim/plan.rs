@@ -83,8 +83,8 @@ impl Plan {
         // The longest pause: in a long one servers go down and rise.
         let longest = dice.weighted(&[(2, 400), (1, 20_000)]);
         let mut plan = Plan {
-            kind: dice.one_of(Kind::ALL),
-            max_load: dice.once_in(2).then(|| dice.between(105, 300) as u32),
+            kind: kind(dice),
+            max_load: max_load(dice),
             attempts: dice.between(1, 6) as u32,
             backoff: dice.ms(1, longest / 8),
             max_backoff: dice.ms(longest / 8, longest),
@@ -124,8 +124,8 @@ impl Plan {
             11 => self.checks = maybe(dice, |dice| (dice.between(1, 4) as u32, dice.between(1, 4) as u32)),
             12 => self.door = door(dice),
             13 => {
-                self.kind = dice.one_of(Kind::ALL);
-                self.max_load = dice.once_in(2).then(|| dice.between(105, 300) as u32);
+                self.kind = kind(dice);
+                self.max_load = max_load(dice);
             }
             14 => {
                 let fresh = Plan::draw(dice);
@@ -148,6 +148,17 @@ impl Plan {
 
 fn maybe<T>(dice: &mut Dice, draw: impl FnOnce(&mut Dice) -> T) -> Option<T> {
     dice.once_in(2).then(|| draw(dice))
+}
+
+/// A consistent hash more often than the others: what is kept for a client has to agree with more of it.
+fn kind(dice: &mut Dice) -> Kind {
+    if dice.once_in(4) { Kind::ConsistentHash } else { dice.one_of(Kind::ALL) }
+}
+
+/// In percent, and mostly low enough for one busy source to reach it.
+fn max_load(dice: &mut Dice) -> Option<u32> {
+    let most = dice.weighted(&[(2, 120), (1, 300)]);
+    maybe(dice, |dice| dice.between(101, most) as u32)
 }
 
 fn server_plan(name: u64, dice: &mut Dice) -> ServerPlan {

@@ -13,7 +13,7 @@ use tidegate::live::{Pass, Permit};
 
 use super::model::circuit::Mark;
 use super::model::met::Met;
-use super::view::View;
+use super::view::{Known, View};
 use super::world::{Client, Pool, Server, Truth, World};
 
 /// Where a client is.
@@ -189,6 +189,7 @@ impl World {
         let (candidates, has_full) = (view.candidates(), view.has_full());
         let is_suspect = view.server(choice.server).is_suspect(now);
         assert!(!is_suspect || !view.should_hold_out(), "s{id} is asked, and another will have room");
+        assert!(!is_suspect || search.manner != Manner::Trusted, "s{id} is asked, and another finds out");
         if choice.why.ground == Ground::Affinity {
             assert!(plan.affinity.is_some(), "s{id} is nobody's");
         } else {
@@ -213,15 +214,17 @@ impl World {
         let (part, client, now) = (Key::source(from).part(16), source_number(from), self.now);
         let id = search.pool.places[choice.server].id;
         let known = self.models.ties.server_of(part, client, now, affinity.ttl);
-        let (holds, rests) = View { world: self, search }.tie(known, candidates);
+        let tie = View { world: self, search }.tie(known, candidates);
         let is_known = choice.why.ground == Ground::Affinity;
-        assert_eq!(is_known, holds, "s{id} for a client that is known to {known:?}");
+        assert_eq!(is_known, tie == Known::Serves, "s{id} for a client that is known to {known:?}: {tie:?}");
         assert!(!is_known || known == Some(id), "s{id} for a client that is known to {known:?}");
-        if !rests {
+        if matches!(tie, Known::Serves | Known::Lost) {
             self.models.ties.tie(part, client, id, now);
         }
-        if is_known {
-            self.trace.add("known", format_args!("s{id}"));
+        match tie {
+            Known::Serves => self.trace.add("known", format_args!("s{id}")),
+            Known::Spills => self.trace.add("spills", format_args!("s{id} for {known:?}")),
+            Known::Rests | Known::Lost => {}
         }
     }
 

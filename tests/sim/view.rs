@@ -12,6 +12,17 @@ use super::world::{Pool, PoolPlace, Server, World};
 /// What a key may depend on (the servers and those that are open), and the key: to a server.
 pub type Memo = BTreeMap<(String, u64), u64>;
 
+/// What becomes of a client's tie to the server that it is known to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    Serves,
+    /// It has a place, and more connections than `max_load` allows; it stays the client's.
+    Spills,
+    /// It has none, or is in doubt; it stays the client's.
+    Rests,
+    Lost,
+}
+
 pub struct View<'a> {
     pub world: &'a World,
     pub search: &'a Search,
@@ -28,7 +39,7 @@ impl View<'_> {
         let is_sound = |place: &usize| !self.server(*place).is_suspect(self.world.now);
         let has_room = |place: &usize| !self.is_full(*place);
         let mut open: Vec<_> = self.not_done_with().filter(has_room).collect();
-        if open.iter().any(is_sound) || self.passes_over_ejected() {
+        if open.iter().any(is_sound) || self.passes_over_suspects() {
             open.retain(is_sound);
         }
         let places = &self.search.pool.places;
@@ -37,10 +48,14 @@ impl View<'_> {
         open
     }
 
-    /// There are other pools to ask before those of this one that are out.
-    fn passes_over_ejected(&self) -> bool {
-        let is_before_others = matches!(self.search.manner, Manner::Sound | Manner::Canary);
-        is_before_others && self.search.pool.plan.guard.outlier.is_some()
+    /// There are other pools to ask before those of this one that are out; or another client finds out about
+    /// all who are in doubt.
+    fn passes_over_suspects(&self) -> bool {
+        match self.search.manner {
+            Manner::Trusted => true,
+            Manner::Sound | Manner::Canary => self.search.pool.plan.guard.outlier.is_some(),
+            Manner::Once | Manner::AgainAfterPauses => false,
+        }
     }
 
     /// Those that could be asked if they had room: they serve, have not failed the client, and may be tried.
@@ -84,20 +99,37 @@ impl View<'_> {
         self.search.pool.plan.queue.is_some() && was_full
     }
 
-    /// What becomes of a client's tie to the server that it is known to: that one serves, or it does not and
-    /// stays the client's.
-    pub fn tie(&self, known: Option<u64>, candidates: &[usize]) -> (bool, bool) {
+    pub fn tie(&self, known: Option<u64>, candidates: &[usize]) -> Known {
         let (places, now) = (&self.search.pool.places, self.world.now);
         let again = known.and_then(|known| places.iter().position(|place| place.id == known));
         let lowest = candidates.first().map(|place| places[*place].plan.tier);
         let is_of_use = |place: &usize| self.serves(*place) && Some(places[*place].plan.tier) <= lowest;
-        let Some(again) = again.filter(is_of_use) else { return (false, false) };
+        let Some(again) = again.filter(is_of_use) else { return Known::Lost };
         let server = self.server(again);
         let takes_suspects = candidates.iter().all(|place| self.server(*place).is_suspect(now));
         let is_new = self.search.met.is_new(places[again].id);
         let is_in = is_new && server.circuit.may_enter(now);
-        let holds = is_in && (takes_suspects || !server.is_suspect(now)) && !self.is_full(again);
-        (holds, !holds && is_in && !server.record.is_out(now))
+        let is_open = is_in && (takes_suspects || !server.is_suspect(now)) && !self.is_full(again);
+        match is_open {
+            true if self.is_within_bound(again, candidates) => Known::Serves,
+            _ if !is_in || server.record.is_out(now) => Known::Lost,
+            true => Known::Spills,
+            false => Known::Rests,
+        }
+    }
+
+    /// Has it no more than its share of what the open ones of its tier have, with this client, as `max_load` says.
+    fn is_within_bound(&self, own: usize, open: &[usize]) -> bool {
+        let Pool { plan, places, .. } = &*self.search.pool;
+        let Some(percent) = plan.max_load.filter(|_| plan.kind == Kind::ConsistentHash) else { return true };
+        let has = |place: usize| self.server(place).has as u128;
+        let weight = |place: usize| {
+            let share = self.server(place).share(plan.slow_start, self.world.now);
+            u128::from(places[place].plan.weight) * u128::from(share.thousandths())
+        };
+        let all: u128 = open.iter().map(|place| has(*place)).sum();
+        let weights: u128 = open.iter().map(|place| weight(*place)).sum();
+        has(own) * weights * 100 < (all + 1) * u128::from(percent) * weight(own)
     }
 
     /// What each manner of choosing promises of one pick, where nobody warms up. For a consistent
@@ -127,12 +159,7 @@ impl View<'_> {
             }
             Kind::Fastest => assert!(!candidates.iter().any(|other| is_cheaper(*other, own))),
             Kind::ConsistentHash => match plan.max_load {
-                Some(percent) => {
-                    let all: u128 = candidates.iter().map(|place| load(*place) - 1).sum();
-                    let weights: u128 = candidates.iter().map(|place| weight(*place)).sum();
-                    let allowed = (all + 1) * u128::from(percent) * weight(own);
-                    assert!((load(own) - 1) * weights * 100 < allowed, "beyond its load");
-                }
+                Some(_) => assert!(self.is_within_bound(own, candidates), "beyond its load"),
                 None => return Some((self.told(candidates), places[own].plan.name)),
             },
             Kind::RoundRobin | Kind::Random => {}

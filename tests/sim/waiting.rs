@@ -6,22 +6,27 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tidegate::core::budget;
 use tidegate::core::priority::Priority;
 use tidegate::live::search::Manner;
-use tidegate::live::{Taker, Ticket};
+use tidegate::live::{Taker, Ticket, Turn};
 
 use super::plan::Queue;
 use super::search::{Search, Stage};
 use super::world::{Client, PoolPlace, World};
+
+/// As long as in `data/wait.rs`: whoever asks for longer lets the next one ask, too.
+const KEPT_AFTER: Duration = Duration::from_millis(50);
 
 /// A place in the line.
 pub struct Waits {
     pub ticket: Ticket,
     pub deadline: Instant,
     times: u32,
+    /// While it asks, and has not said that it is kept: when it will.
+    pub kept_at: Option<Instant>,
     /// When it is to ask again though nothing has changed; `None`: as soon as it is its turn.
     ask_at: Cell<Option<Instant>>,
     /// Of the pool, when it was asked last.
@@ -49,12 +54,16 @@ impl World {
         let is_full = search.walk.has_full();
         let pool = if client.waits.is_some() { &self.pool } else { &search.pool };
         let queue = pool.plan.queue.filter(|queue| is_full || queue.for_dead);
+        // Whom one behind another did not ask that one does.
+        let is_behind = search.manner == Manner::Trusted;
         match (queue, &mut client.waits) {
-            (None, _) => self.leave(client, "unserved"),
+            (None, _) if !is_behind => self.leave(client, "unserved"),
             (Some(queue), None) => self.join_line(client, queue),
-            (Some(_), Some(waits)) => {
+            (_, None) => panic!("nobody asks behind another but in the line"),
+            (_, Some(waits)) => {
                 waits.ticket.in_vain();
-                self.models.line.in_vain();
+                waits.kept_at = None;
+                self.models.line.in_vain(client.id);
                 let plan = &self.pool.plan;
                 let pause = budget::pause(plan.backoff, plan.max_backoff, waits.times, self.dice.roll());
                 waits.times += 1;
@@ -82,6 +91,7 @@ impl World {
             ticket,
             deadline: self.now + queue.timeout,
             times: 0,
+            kept_at: None,
             ask_at: Cell::new(None),
             news: self.news,
             full: Vec::new(),
@@ -147,9 +157,30 @@ impl World {
 
     /// The client asks again.
     pub fn ask_again(&mut self, mut client: Client) {
-        client.search = Some(self.begin(client.from, Manner::Once));
-        self.trace.add("asks", format_args!("#{}", client.id));
+        let is_behind = self.models.line.is_behind(client.id);
+        if let Some(waits) = &mut client.waits {
+            let expected = if is_behind { Turn::Behind } else { Turn::First };
+            let turn = waits.ticket.poll_called(&mut Context::from_waker(Waker::noop()));
+            assert_eq!(turn, Poll::Ready(expected), "the turn of #{}", client.id);
+            waits.kept_at = Some(self.now + KEPT_AFTER);
+        }
+        let manner = if is_behind { Manner::Trusted } else { Manner::Once };
+        client.search = Some(self.begin(client.from, manner));
+        self.trace.add(if is_behind { "behind" } else { "asks" }, format_args!("#{}", client.id));
         self.go_on(client);
+    }
+
+    /// Does a client of the line ask for so long that the next one may, too.
+    pub fn is_to_be_kept(&self, client: &Client) -> bool {
+        client.waits.as_ref().and_then(|waits| waits.kept_at).is_some_and(|at| at <= self.now)
+    }
+
+    pub fn keep(&mut self, client: &mut Client) {
+        let Some(waits) = &mut client.waits else { return };
+        waits.kept_at = None;
+        waits.ticket.is_kept();
+        self.models.line.keep(client.id);
+        self.trace.add("kept", format_args!("#{}", client.id));
     }
 }
 

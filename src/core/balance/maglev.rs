@@ -92,12 +92,15 @@ impl Maglev {
     pub fn pick(&self, key: u64, max_load: Option<u32>, field: &impl Field) -> Option<Choice> {
         let Some(percent) = max_load else { return self.find(key, field, |_, _| true) };
         let bound = self.bound(percent, field);
-        let has_room = |rank: usize, server: usize| {
-            let weight = thousandths(&self.table.entries[rank], field, server);
-            field.active(server) as u128 * bound.weight * 100 < bound.allowed * weight
-        };
+        let has_room = |rank: usize, server: usize| self.is_within(&bound, rank, server, field);
         // Others may have filled the last room meanwhile: then any open server will do.
         self.find(key, field, has_room).or_else(|| self.find(key, field, |_, _| true))
+    }
+
+    /// Is that server not above that percentage of the mean.
+    pub fn has_room(&self, server: usize, percent: u32, field: &impl Field) -> bool {
+        let rank = self.places.iter().position(|place| *place == Some(server));
+        rank.is_none_or(|rank| self.is_within(&self.bound(percent, field), rank, server, field))
     }
 
     fn find(&self, key: u64, field: &impl Field, has_room: impl Fn(usize, usize) -> bool) -> Option<Choice> {
@@ -114,6 +117,11 @@ impl Maglev {
             }
         }
         self.rendezvous(key, field, has_room)
+    }
+
+    fn is_within(&self, bound: &Bound, rank: usize, server: usize, field: &impl Field) -> bool {
+        let weight = thousandths(&self.table.entries[rank], field, server);
+        field.active(server) as u128 * bound.weight * 100 < bound.allowed * weight
     }
 
     fn bound(&self, percent: u32, field: &impl Field) -> Bound {

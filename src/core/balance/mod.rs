@@ -265,6 +265,18 @@ impl Chooser {
         Some(Choice { server, why: Why { tier, ground: Ground::Affinity } })
     }
 
+    /// Is that server within what `max_load` allows, as far as there is such a bound. A client that is known to
+    /// one beyond it goes elsewhere.
+    pub fn has_room(&self, server: usize, field: &impl Field) -> bool {
+        let Some(percent) = self.max_load else { return true };
+        let number = self.takers.get(server).copied().flatten();
+        let way = self.tiers.iter().find(|tier| Some(tier.number) == number).map(|tier| &tier.way);
+        match way {
+            Some(Way::ConsistentHash(table)) => table.has_room(server, percent, field),
+            _ => true,
+        }
+    }
+
     /// Each tier's way is made of all members, since their places count, with those of other tiers
     /// at weight 0: a standby server has no part in the table or the schedule of the others.
     fn from_tiers(members: Vec<Member>, way: impl Fn(u8, &[Member]) -> Way) -> Chooser {

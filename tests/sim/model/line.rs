@@ -15,6 +15,8 @@ pub struct Waiting {
     /// In the order of their turns, the highest class first.
     called: Vec<(Lane, u64)>,
     width: usize,
+    /// Of those who are called: at a server that does not answer yet.
+    kept: Vec<u64>,
 }
 
 type Lane = (Priority, u128);
@@ -47,12 +49,24 @@ impl Waiting {
 
     pub fn may_ask(&self, client: u64) -> bool {
         let highest = self.called.first().map(|((class, _), _)| *class);
-        let mut first = self.called.iter().take(self.width.max(1));
+        let mut first = self.called.iter().take(self.width());
         first.any(|((class, _), called)| *called == client && Some(*class) == highest)
     }
 
-    pub fn in_vain(&mut self) {
+    /// Is one of those before it at a server that does not answer.
+    pub fn is_behind(&self, client: u64) -> bool {
+        let mut before = self.called.iter().take_while(|(_, called)| *called != client);
+        before.any(|(_, called)| self.kept.contains(called))
+    }
+
+    pub fn keep(&mut self, client: u64) {
+        self.kept.push(client);
+        self.call();
+    }
+
+    pub fn in_vain(&mut self, client: u64) {
         self.width = 1;
+        self.kept.retain(|kept| *kept != client);
     }
 
     pub fn served(&mut self, client: u64) {
@@ -62,9 +76,16 @@ impl Waiting {
 
     pub fn leave(&mut self, client: u64) {
         self.called.retain(|(_, called)| *called != client);
+        self.kept.retain(|kept| *kept != client);
         self.waiting.retain(|(_, waits)| *waits != client);
         self.turns.retain(|turn| self.waiting.iter().any(|(lane, _)| lane == turn));
         self.call();
+    }
+
+    /// How many may ask at the same time, beside those who are kept.
+    fn width(&self) -> usize {
+        let kept = self.called.iter().filter(|(_, called)| self.kept.contains(called)).count();
+        (self.width.max(1) + kept).min(WIDTH_MAX)
     }
 
     fn lowest(&self) -> Option<Priority> {
@@ -104,7 +125,7 @@ impl Waiting {
     /// As many as may ask are called, and of a higher class all that would ask before them.
     fn call(&mut self) {
         while let Some(class) = self.turns.iter().map(|(class, _)| *class).min()
-            && self.called.get(self.width.max(1) - 1).is_none_or(|((last, _), _)| class < *last)
+            && self.called.get(self.width() - 1).is_none_or(|((last, _), _)| class < *last)
         {
             let turn = self.turns.iter().position(|(other, _)| *other == class);
             let lane = self.turns.remove(turn.expect("somebody of that class has it"));
