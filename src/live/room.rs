@@ -63,9 +63,10 @@ impl Room {
 
     /// Ends when there is a place, which somebody else may take first.
     pub fn poll_free(&self, cx: &Context<'_>) -> Poll<()> {
-        if self.is_full() {
-            self.await_place(Reach::WHOLE, cx);
+        if !self.is_full() {
+            return Poll::Ready(());
         }
+        self.await_place(Reach::WHOLE, cx);
         if self.is_full() { Poll::Pending } else { Poll::Ready(()) }
     }
 

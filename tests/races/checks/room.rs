@@ -48,6 +48,24 @@ fn whoever_waits_to_look_again_is_woken_too() {
     });
 }
 
+/// The bug: where a place was free at the first look and taken at the second, he waited and stood in no list.
+#[test]
+fn whoever_looks_while_another_comes_and_goes_is_told() {
+    in_every_order(|| {
+        let room = Room::new(1);
+        let visitor = task({
+            let room = Arc::clone(&room);
+            async move { drop(place(room).await) }
+        });
+        let waiter = task({
+            let room = Arc::clone(&room);
+            async move { poll_fn(|cx| room.poll_free(cx)).await }
+        });
+        join([visitor, waiter]);
+        assert_eq!(room.taken(), 0);
+    });
+}
+
 #[test]
 fn a_limit_that_rises_wakes_whoever_waits() {
     in_every_order(|| {
