@@ -246,7 +246,7 @@ impl Door {
 
     /// Places as soon as there are some; `None` once nobody is to wait for them any more.
     async fn wait_for_places(&self, world: &Listener, until: Option<Instant>) -> Option<Places> {
-        let found = pin!(self.places_in_turn(world));
+        let found = pin!(self.places_once_free(&world.live.room));
         let Some(until) = until else { return found.await };
         let time_left = until.saturating_duration_since(self.worker.net.now());
         if time_left.is_zero() {
@@ -255,28 +255,23 @@ impl Door {
         self.worker.net.within(time_left, found).await.flatten()
     }
 
-    async fn places_in_turn(&self, world: &Listener) -> Option<Places> {
-        let own = self.place_in(&world.live.room, |reaches| reaches.listener).await?;
-        let all = self.place_in(&self.worker.process_room, |reaches| reaches.process).await?;
-        Some(Places { _source: None, _listener: own, _process: all })
-    }
-
-    /// A place, as soon as the listener's clients may have one. A reload may change how far they reach, and
-    /// that they wait at all: then `None`.
-    async fn place_in(&self, room: &Arc<Room>, reach: impl Fn(Reaches) -> Reach) -> Option<Permit> {
+    /// Places, as soon as the listener and the process both have one for the listener's clients: till then, none of
+    /// either is held. A reload may change how far they reach, and that they wait at all: then `None`.
+    async fn places_once_free(&self, own: &Arc<Room>) -> Option<Places> {
         loop {
             let news = self.worker.news.rings();
             let world = self.worker.listener(&self.name);
             if world.as_ref().is_some_and(|world| world.plan.when_full == WhenFull::Refuse) {
                 return None;
             }
-            let reach = reach(world.map_or(Reaches::WHOLE, |world| world.reaches_of_anybody()));
-            let found = poll_fn(|cx| match room.poll_take_within(reach, cx) {
-                Poll::Ready(permit) => Poll::Ready(Some(permit)),
+            let reaches = world.map_or(Reaches::WHOLE, |world| world.reaches_of_anybody());
+            let rooms = [(own, reaches.listener), (&self.worker.process_room, reaches.process)];
+            let found = poll_fn(|cx| match Room::poll_take_both(rooms, cx) {
+                Poll::Ready(permits) => Poll::Ready(Some(permits)),
                 Poll::Pending => self.worker.news.poll_after(news, cx).map(|()| None),
             });
-            if let Some(permit) = found.await {
-                return Some(permit);
+            if let Some([own, all]) = found.await {
+                return Some(Places { _source: None, _listener: own, _process: all });
             }
         }
     }
