@@ -16,6 +16,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::admit::{Verdict, judge};
+use super::close::{close, unwatched};
 use super::handover::Taken;
 use super::listen::liveness;
 use super::serve::serve;
@@ -307,7 +308,7 @@ impl Worker {
     /// Has a client served by the worker that it has a seat at.
     ///
     /// # Errors
-    /// When the kernel has no room to watch one more socket; the client is gone then.
+    /// When the kernel has no room to watch one more socket; the client is reset then, and told of.
     fn place(self: &Rc<Self>, client: Taken) -> io::Result<()> {
         if client.seat.worker() == self.index {
             return self.welcome(client);
@@ -321,13 +322,25 @@ impl Worker {
     /// As [`Self::place`].
     pub(super) fn welcome(self: &Rc<Self>, client: Taken) -> io::Result<()> {
         let Taken { socket, peer, class, at, accepted, world, generation, verdict, seat } = client;
-        let sock = self.net.adopt(socket)?;
-        let local = if at.ip().is_unspecified() { sock.local_address().unwrap_or(at) } else { at };
+        let sock = self.net.adopt(socket);
+        let local = match &sock {
+            Ok(sock) if at.ip().is_unspecified() => sock.local_address().unwrap_or(at),
+            _ => at,
+        };
         let conn_id = self.next_conn_id();
         let arrival = Arrival { conn_id, accepted, generation, client: peer, class, local, seat };
         let visit = Visit::begin(arrival, Arc::clone(&world.live), Arc::clone(&world.flow));
         self.enter(&visit);
-        self.net.spawn(serve(Client { sock, verdict }, visit, world, Rc::clone(self)));
-        Ok(())
+        match sock {
+            Ok(sock) => {
+                self.net.spawn(serve(Client { sock, verdict }, visit, world, Rc::clone(self)));
+                Ok(())
+            }
+            Err(error) => {
+                let end = verdict.err().map_or_else(|| unwatched(&error), |refused| *refused);
+                close(&visit, end, self);
+                Err(error)
+            }
+        }
     }
 }
