@@ -197,6 +197,26 @@ fn a_client_that_cannot_be_watched_is_reset_and_told_of() {
 }
 
 #[test]
+fn without_local_ports_it_begins_with_the_driver_that_it_has() {
+    // Otherwise there is no io_uring to be found.
+    if tidegate::net::probe::io_uring().is_err() {
+        return;
+    }
+    in_namespace(|| {
+        sh("echo '40000 40007' > /proc/sys/net/ipv4/ip_local_port_range");
+        let (text, _) = config(&["\"127.0.0.1:1\"".to_owned()], "", "");
+        for (io, reason) in [("auto", "works"), ("io-uring", "configured")] {
+            let all = |port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
+            let taken: Vec<_> = (40000..=40007).map(all).collect();
+            let daemon = Daemon::start(&format!("[process]\nio = \"{io}\"\n\n{text}"));
+            drop(taken);
+            let labels = [("io", "io-uring"), ("reason", reason)];
+            assert_eq!(daemon.metric("tidegate_process_io", &labels), 1.0, "{}", daemon.stderr());
+        }
+    });
+}
+
+#[test]
 fn a_dead_server_is_never_met_as_oneself() {
     in_namespace(|| {
         // Few ports to dial from, and one of them is the server's: some dials would meet themselves.
