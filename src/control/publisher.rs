@@ -5,6 +5,7 @@
 //! the result to the workers is `desk.rs`. Nothing else in the house builds a `Snapshot`, a
 //! `Listener`, a `Pool` or a `Server`.
 
+mod flows; // how connections ended, also those of pools that have left
 mod routing; // where a listener's clients go
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
+use self::flows::Flows;
 use self::routing::Routing;
 use crate::config::plan::{self, Auto, Plan};
 use crate::core::balance::{Chooser, Member};
@@ -52,14 +54,14 @@ pub struct Publisher {
     current: Arc<Snapshot>,
 }
 
-/// Live state by name. An entry stays while a plan names it or a connection still holds it.
+/// Live state by name. An entry stays while a plan names it or a connection still holds it; a flow, as long as
+/// its listener.
 #[derive(Debug, Default)]
 struct Registry {
     listeners: BTreeMap<String, Arc<ListenerLive>>,
     pools: BTreeMap<String, Arc<PoolLive>>,
     servers: BTreeMap<ServerKey, Arc<ServerLive>>,
-    /// By listener and pool.
-    flows: BTreeMap<(String, String), Arc<Flow>>,
+    flows: Flows,
     /// By listener and name.
     routes: BTreeMap<(String, String), Arc<RouteLive>>,
 }
@@ -102,7 +104,7 @@ impl Publisher {
             self.current.process_room.set_limit(limit);
         }
         self.publish(plan);
-        self.registry.prune();
+        self.registry.prune(self.current.generation);
     }
 
     /// What a check found out. The generation stays. Says whether anything changed; a server
@@ -128,9 +130,9 @@ impl Publisher {
         true
     }
 
-    /// Every flow that any connection may still count on, those of former plans included.
+    /// Every flow that any connection may still count on, and those that listeners had in former plans.
     pub fn flows(&self) -> Vec<Arc<Flow>> {
-        self.registry.flows.values().cloned().collect()
+        self.registry.flows.all().cloned().collect()
     }
 
     /// Servers that no plan names any more but connections still use.
@@ -299,14 +301,15 @@ fn unlinked(pool: &Pool) -> Pool {
 impl Registry {
     /// Forgets what only the registry itself still holds. What the current snapshot names is
     /// held by the snapshot, so it always stays.
-    fn prune(&mut self) {
+    fn prune(&mut self, generation: u64) {
         self.listeners.retain(|_, live| Arc::strong_count(live) > 1);
         self.servers.retain(|_, live| Arc::strong_count(live) > 1);
         // A server that stays keeps the ward of its pool, which it must find again when both come back.
         let servers = &self.servers;
         let has_servers = |pool: &str| servers.keys().any(|key| key.pool == pool);
         self.pools.retain(|name, live| Arc::strong_count(live) > 1 || has_servers(name));
-        self.flows.retain(|_, flow| Arc::strong_count(flow) > 1);
+        let listeners = &self.listeners;
+        self.flows.prune(generation, |listener| listeners.contains_key(listener));
         self.routes.retain(|_, live| Arc::strong_count(live) > 1);
     }
 }

@@ -16,6 +16,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::admit::{Verdict, judge};
+use super::close::{close, unwatched};
 use super::handover::Taken;
 use super::listen::liveness;
 use super::serve::serve;
@@ -246,7 +247,7 @@ impl Door {
 
     /// Places as soon as there are some; `None` once nobody is to wait for them any more.
     async fn wait_for_places(&self, world: &Listener, until: Option<Instant>) -> Option<Places> {
-        let found = pin!(self.places_in_turn(world));
+        let found = pin!(self.places_once_free(&world.live.room));
         let Some(until) = until else { return found.await };
         let time_left = until.saturating_duration_since(self.worker.net.now());
         if time_left.is_zero() {
@@ -255,28 +256,23 @@ impl Door {
         self.worker.net.within(time_left, found).await.flatten()
     }
 
-    async fn places_in_turn(&self, world: &Listener) -> Option<Places> {
-        let own = self.place_in(&world.live.room, |reaches| reaches.listener).await?;
-        let all = self.place_in(&self.worker.process_room, |reaches| reaches.process).await?;
-        Some(Places { _source: None, _listener: own, _process: all })
-    }
-
-    /// A place, as soon as the listener's clients may have one. A reload may change how far they reach, and
-    /// that they wait at all: then `None`.
-    async fn place_in(&self, room: &Arc<Room>, reach: impl Fn(Reaches) -> Reach) -> Option<Permit> {
+    /// Places, as soon as the listener and the process both have one for the listener's clients: till then, none of
+    /// either is held. A reload may change how far they reach, and that they wait at all: then `None`.
+    async fn places_once_free(&self, own: &Arc<Room>) -> Option<Places> {
         loop {
             let news = self.worker.news.rings();
             let world = self.worker.listener(&self.name);
             if world.as_ref().is_some_and(|world| world.plan.when_full == WhenFull::Refuse) {
                 return None;
             }
-            let reach = reach(world.map_or(Reaches::WHOLE, |world| world.reaches_of_anybody()));
-            let found = poll_fn(|cx| match room.poll_take_within(reach, cx) {
-                Poll::Ready(permit) => Poll::Ready(Some(permit)),
+            let reaches = world.map_or(Reaches::WHOLE, |world| world.reaches_of_anybody());
+            let rooms = [(own, reaches.listener), (&self.worker.process_room, reaches.process)];
+            let found = poll_fn(|cx| match Room::poll_take_both(rooms, cx) {
+                Poll::Ready(permits) => Poll::Ready(Some(permits)),
                 Poll::Pending => self.worker.news.poll_after(news, cx).map(|()| None),
             });
-            if let Some(permit) = found.await {
-                return Some(permit);
+            if let Some([own, all]) = found.await {
+                return Some(Places { _source: None, _listener: own, _process: all });
             }
         }
     }
@@ -312,7 +308,7 @@ impl Worker {
     /// Has a client served by the worker that it has a seat at.
     ///
     /// # Errors
-    /// When the kernel has no room to watch one more socket; the client is gone then.
+    /// When the kernel has no room to watch one more socket; the client is reset then, and told of.
     fn place(self: &Rc<Self>, client: Taken) -> io::Result<()> {
         if client.seat.worker() == self.index {
             return self.welcome(client);
@@ -326,13 +322,25 @@ impl Worker {
     /// As [`Self::place`].
     pub(super) fn welcome(self: &Rc<Self>, client: Taken) -> io::Result<()> {
         let Taken { socket, peer, class, at, accepted, world, generation, verdict, seat } = client;
-        let sock = self.net.adopt(socket)?;
-        let local = if at.ip().is_unspecified() { sock.local_address().unwrap_or(at) } else { at };
+        let sock = self.net.adopt(socket);
+        let local = match &sock {
+            Ok(sock) if at.ip().is_unspecified() => sock.local_address().unwrap_or(at),
+            _ => at,
+        };
         let conn_id = self.next_conn_id();
         let arrival = Arrival { conn_id, accepted, generation, client: peer, class, local, seat };
         let visit = Visit::begin(arrival, Arc::clone(&world.live), Arc::clone(&world.flow));
         self.enter(&visit);
-        self.net.spawn(serve(Client { sock, verdict }, visit, world, Rc::clone(self)));
-        Ok(())
+        match sock {
+            Ok(sock) => {
+                self.net.spawn(serve(Client { sock, verdict }, visit, world, Rc::clone(self)));
+                Ok(())
+            }
+            Err(error) => {
+                let end = verdict.err().map_or_else(|| unwatched(&error), |refused| *refused);
+                close(&visit, end, self);
+                Err(error)
+            }
+        }
     }
 }

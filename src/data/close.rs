@@ -1,5 +1,6 @@
 //! The outcome becomes one record: counted, logged, released. Nothing else in `data/` reports.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use super::visit::{Cut, Side, Visit};
@@ -28,6 +29,13 @@ pub(super) fn cut_off(cut: Cut, visit: &Visit) -> Close {
 fn lost(reason: Reason, detail: &'static str) -> Close {
     let (by, phase, how) = (By::Proxy, Phase::Data, How::Policy);
     Close { by, phase, how, reason, errno: None, detail: detail.into() }
+}
+
+/// How one is told that was taken from the kernel, and that the kernel then had no room to watch.
+pub(super) fn unwatched(error: &io::Error) -> Close {
+    let (by, phase, how, reason) = (By::Proxy, Phase::Accept, How::Error, Reason::FdExhausted);
+    let detail = format!("the system has no room to watch one more socket: {error}").into();
+    Close { by, phase, how, reason, errno: error.raw_os_error(), detail }
 }
 
 /// Counts a connection that has ended, and logs it where that is asked for.

@@ -275,7 +275,7 @@ impl Worker {
 
     fn welcome_all(self: &Rc<Self>, clients: Vec<Taken>) {
         for client in clients {
-            // Out of room to watch a socket: the client is reset, and others go on.
+            // Out of room to watch a socket: the client is reset and told of, and others go on.
             let _ = self.welcome(client);
         }
     }

@@ -5,7 +5,7 @@
 //! above that half: none of them wakes the first.
 
 use std::sync::{Arc, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use crate::core::limit::Places;
 use crate::core::priority::Reach;
@@ -61,12 +61,31 @@ impl Room {
         }
     }
 
+    /// A place in each of two rooms, as soon as both have one. Whoever waits for one room takes nothing of the
+    /// other: what it held would be missing there, for as long as the one stays full. For use under
+    /// `std::future::poll_fn`.
+    pub fn poll_take_both(rooms: [(&Arc<Self>, Reach); 2], cx: &mut Context<'_>) -> Poll<[Permit; 2]> {
+        // Before anything is taken: what is given back wakes others, who would do the same, and so on for ever.
+        for (room, reach) in rooms {
+            ready!(room.poll_free_within(reach, cx));
+        }
+        let [(first, its_reach), (second, reach)] = rooms;
+        let permit = ready!(first.poll_take_within(its_reach, cx));
+        // Somebody may have been faster here; then the first place is given back.
+        second.poll_take_within(reach, cx).map(|other| [permit, other])
+    }
+
     /// Ends when there is a place, which somebody else may take first.
     pub fn poll_free(&self, cx: &Context<'_>) -> Poll<()> {
-        if self.is_full() {
-            self.await_place(Reach::WHOLE, cx);
+        self.poll_free_within(Reach::WHOLE, cx)
+    }
+
+    fn poll_free_within(&self, reach: Reach, cx: &Context<'_>) -> Poll<()> {
+        if !self.is_full_within(reach) {
+            return Poll::Ready(());
         }
-        if self.is_full() { Poll::Pending } else { Poll::Ready(()) }
+        self.await_place(reach, cx);
+        if self.is_full_within(reach) { Poll::Pending } else { Poll::Ready(()) }
     }
 
     fn await_place(&self, reach: Reach, cx: &Context<'_>) {
@@ -241,6 +260,29 @@ mod tests {
         assert_eq!(lowest.was_woken(), 0);
         permits.clear();
         assert_eq!(lowest.was_woken(), 1);
+    }
+
+    #[test]
+    fn who_waits_for_two_rooms_holds_nothing_of_either_and_is_woken_by_the_full_one() {
+        let ([(open, _), (full, mut permits)], visitor) =
+            ([(Room::new(1), Vec::new()), filled(1)], Arc::<Bell>::default());
+        let asks = |rooms: [&Arc<Room>; 2]| {
+            let waker = Waker::from(Arc::clone(&visitor));
+            Room::poll_take_both(rooms.map(|room| (room, Reach::WHOLE)), &mut Context::from_waker(&waker))
+        };
+        for rooms in [[&open, &full], [&full, &open]] {
+            assert!(asks(rooms).is_pending());
+            assert_eq!(open.taken(), 0);
+            drop(open.take());
+            assert_eq!(visitor.0.swap(0, Ordering::SeqCst), 0, "that one has room as it is");
+            permits.clear();
+            assert_eq!(visitor.0.swap(0, Ordering::SeqCst), 1);
+            let Poll::Ready(both) = asks(rooms) else { panic!("both have room") };
+            assert_eq!((open.taken(), full.taken()), (1, 1));
+            drop(both);
+            permits.extend(full.take());
+        }
+        assert_eq!((open.taken(), full.taken()), (0, 1));
     }
 
     #[test]

@@ -129,7 +129,7 @@ impl Net {
     /// Takes over a connected socket.
     ///
     /// # Errors
-    /// When the kernel has no room to watch one more socket.
+    /// When the kernel has no room to watch one more socket, which is reset then.
     pub fn adopt(&self, socket: OwnedFd) -> io::Result<Sock> {
         self.watch(socket)
     }

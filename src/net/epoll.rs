@@ -60,7 +60,11 @@ impl Epoll {
         let mut slots = self.slots.borrow_mut();
         let entry = slots.vacant_entry();
         let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
-        self.registry.register(&mut SourceFd(&fd.as_raw_fd()), Token(entry.key()), interest)?;
+        let registered = self.registry.register(&mut SourceFd(&fd.as_raw_fd()), Token(entry.key()), interest);
+        if let Err(error) = registered {
+            socket::reset(fd);
+            return Err(error);
+        }
         let slot = entry.key();
         entry.insert(Slot::Lone { socket: Socket { fd, ready: Ready::default() }, waiter: None });
         Ok(slot)

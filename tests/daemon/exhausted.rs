@@ -2,6 +2,7 @@
 //! comes back. These run in network namespaces of their own, where that is what it takes.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::thread;
@@ -167,6 +168,52 @@ fn a_socket_that_cannot_be_made_costs_one_client_and_says_so() {
     let told: Vec<_> = log.iter().filter(|record| word(record, "close.reason") == "fd_exhausted").collect();
     assert!(failed > 0 && told.len() == failed, "{failed} clients failed, {} are told", told.len());
     assert!(told.iter().all(|record| word(record, "close.by") == "proxy"));
+}
+
+/// The bug: it got a clean end, as if it had been served to its last byte, and no record told of it.
+#[test]
+fn a_client_that_cannot_be_watched_is_reset_and_told_of() {
+    let server = Greeter::start("a");
+    let (text, front) = config(&[server.toml()], "", "");
+    // io_uring watches sockets without a call of its own.
+    let text = format!("[process]\nio = \"epoll\"\nworkers = 1\n\n{text}");
+    // Two calls for each client before; strace counts for each thread, and only the worker makes so many.
+    let inject = "inject=epoll_ctl:error=ENOSPC:when=60..64";
+    let daemon =
+        Daemon::builder(&text).under(["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", inject]).start();
+    let failed = (0..50).filter_map(|_| Client::connect(front).and_then(Client::leave).err());
+    let failed: Vec<_> = failed.map(|error| error.kind()).collect();
+    assert!((4..=5).contains(&failed.len()), "{failed:?}");
+    assert!(failed.iter().all(|kind| *kind == ErrorKind::ConnectionReset), "{failed:?}");
+    let log = daemon.access_log_of(50);
+    let told: Vec<_> = log.iter().filter(|record| word(record, "close.reason") == "fd_exhausted").collect();
+    assert_eq!(told.len(), failed.len());
+    let unwatched = told.iter().filter(|record| word(record, "close.phase") == "accept");
+    assert!(unwatched.clone().count() >= 4, "{told:?}");
+    unwatched.for_each(|record| assert!(word(record, "close.detail").contains("watch"), "{record}"));
+    let sum = |name| daemon.metric(name, &[]);
+    assert_eq!(sum("tidegate_listener_connections_total"), 50.0);
+    assert_eq!(sum("tidegate_connections_closed_total"), 50.0);
+}
+
+#[test]
+fn without_local_ports_it_begins_with_the_driver_that_it_has() {
+    // Otherwise there is no io_uring to be found.
+    if tidegate::net::probe::io_uring().is_err() {
+        return;
+    }
+    in_namespace(|| {
+        sh("echo '40000 40007' > /proc/sys/net/ipv4/ip_local_port_range");
+        let (text, _) = config(&["\"127.0.0.1:1\"".to_owned()], "", "");
+        for (io, reason) in [("auto", "works"), ("io-uring", "configured")] {
+            let all = |port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
+            let taken: Vec<_> = (40000..=40007).map(all).collect();
+            let daemon = Daemon::start(&format!("[process]\nio = \"{io}\"\n\n{text}"));
+            drop(taken);
+            let labels = [("io", "io-uring"), ("reason", reason)];
+            assert_eq!(daemon.metric("tidegate_process_io", &labels), 1.0, "{}", daemon.stderr());
+        }
+    });
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Never more than N, whatever the race.
 
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -11,7 +12,7 @@ use crate::admission::is_reset;
 use crate::peers::{Client, Greeter, config, config_at};
 use crate::priority::waits;
 use crate::support::record::word;
-use crate::support::{Daemon, PATIENCE, eventually};
+use crate::support::{Daemon, PATIENCE, eventually, free_port};
 
 #[test]
 fn a_full_listener_lets_clients_wait_until_there_is_room() {
@@ -52,6 +53,32 @@ fn a_process_limit_holds_over_all_listeners() {
     let _first = Client::connect(front).unwrap();
     Client::connect(front).expect_err("the process is full");
     assert!(word(&daemon.access_log_of(1)[0], "close.detail").contains("the process"));
+}
+
+/// The bug: each worker's door kept a place of its listener while it waited for the process to have one. They
+/// were counted as connections, and looked like a full listener.
+#[test]
+fn clients_that_wait_for_the_process_take_no_place_of_their_listener() {
+    let server = Greeter::start("a");
+    let (text, front) = config(&[server.toml()], "max_connections = 5", "");
+    let other = (Ipv4Addr::LOCALHOST, free_port()).into();
+    let process = "[process]\nmax_connections = 4\nworkers = 4\n\n";
+    let daemon =
+        Daemon::start(&format!("{process}{text}\n[listener.other]\nbind = [\"{other}\"]\npool = \"p\"\n"));
+    let inside = [front, front, other, other].map(|at| Client::connect(at).unwrap());
+    // Among the doors of four workers; so many are before one of them at least, and most likely before each.
+    let waiting: Vec<_> = (0..16).map(|_| TcpStream::connect(front).unwrap()).collect();
+    waiting.iter().take(2).for_each(waits);
+    assert_eq!(daemon.metric("tidegate_listener_active_connections", &[("listener", "l")]), 2.0);
+    let shown = daemon.tidegate(&["listeners", "--json"]).stdout;
+    let shown: Value = serde_json::from_slice(&shown).expect("JSON");
+    let l = shown.as_array().expect("a list").iter().find(|it| word(it, "name") == "l").expect("listener l");
+    assert_eq!((&l["active"], word(l, "state")), (&2.into(), "held back"));
+    // Nobody's turn is lost: as places come free, all of them are served.
+    let served = waiting.into_iter().map(|client| thread::spawn(|| Client::greeted_on(client)?.leave()));
+    let served: Vec<_> = served.collect();
+    inside.into_iter().for_each(|client| client.leave().unwrap());
+    served.into_iter().for_each(|client| client.join().unwrap().expect("it was let in"));
 }
 
 #[test]

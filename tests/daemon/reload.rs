@@ -81,6 +81,34 @@ fn counts_and_limits_outlive_a_reload() {
     eventually("room again", PATIENCE, || Client::connect(front).ok());
 }
 
+/// The bug: a reload after the pool's last connection had ended took its series away, and the sum over
+/// the pools of a listener fell.
+#[test]
+fn ends_of_connections_stay_counted_when_their_pool_has_left() {
+    let server = Greeter::start("a");
+    let (text, front) = config(&[server.toml()], "", "");
+    let renamed = text.replace("pool = \"p\"", "pool = \"q\"").replace("[pool.p]", "[pool.q]");
+    let mut daemon = Daemon::start(&text);
+    let visit = || Client::connect(front).unwrap().leave().unwrap();
+    let stays = Client::connect(front).unwrap();
+    (0..3).for_each(|_| visit());
+    daemon.access_log_of(3);
+    let closed = |daemon: &Daemon, labels: &[_]| daemon.metric("tidegate_connections_closed_total", labels);
+    for _ in 0..3 {
+        daemon.reload(&renamed);
+        assert_eq!(closed(&daemon, &[("pool", "p")]), 3.0);
+    }
+    stays.leave().unwrap();
+    daemon.access_log_of(4);
+    visit();
+    daemon.access_log_of(5);
+    for text in [&renamed, &renamed, &text, &text] {
+        daemon.reload(text);
+        assert_eq!(closed(&daemon, &[("pool", "p")]), 4.0);
+        assert_eq!(closed(&daemon, &[]), daemon.metric("tidegate_listener_connections_total", &[]));
+    }
+}
+
 #[test]
 fn a_server_that_was_down_stays_down_over_a_reload() {
     let check = "[pool.p.health_check]\ninterval = \"50ms\"\ntimeout = \"5s\"\nrise = 1\nfall = 1";

@@ -69,9 +69,7 @@ impl Routing<'_> {
     }
 
     fn flow(&mut self, pool: &str) -> Arc<Flow> {
-        let (listener, workers) = (&self.listener.name, self.workers);
-        let new = || Arc::new(Flow::new(listener.clone(), pool.to_owned(), workers));
-        Arc::clone(self.registry.flows.entry((listener.clone(), pool.to_owned())).or_insert_with(new))
+        self.registry.flows.of(&self.listener.name, pool, self.workers)
     }
 
     fn live(&mut self, route: &str) -> Arc<RouteLive> {
