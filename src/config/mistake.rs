@@ -16,13 +16,16 @@ pub const MISTAKES_MAX: usize = 500;
 const QUOTED_MAX: usize = 60;
 
 /// What keys are called that hold a password, which no key of ours does.
-pub const SECRETS: [&str; 5] = ["password", "passwd", "pass", "auth_pass", "secret"];
+pub const SECRETS: [&str; 8] =
+    ["password", "passwd", "passphrase", "requirepass", "pass", "auth_pass", "secret", "token"];
 
 /// Where passwords stand, whether or not the lines around them can be read: behind a key of such a name, up to
 /// the closing quote, or else to the end of the word.
 fn secrets(text: &str) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     let mut start = 0;
+    // Letters of one byte change their case within it, so places stay what they are.
+    let text = text.to_ascii_lowercase();
     for line in text.split_inclusive('\n') {
         let is_comment = line.trim_start().starts_with('#');
         for name in SECRETS.iter().filter(|_| !is_comment) {
@@ -40,7 +43,8 @@ fn secrets(text: &str) -> Vec<Range<usize>> {
 
 /// The value of a key that begins there, if it is one.
 fn secret_after(line: &str, at: usize, name: &str) -> Option<Range<usize>> {
-    let is_word = |letter: char| letter.is_alphanumeric() || "_-".contains(letter);
+    // `redis_password` and `auth-pass` are such keys, and `bypass` is none.
+    let is_word = char::is_alphanumeric;
     let rest = line[at + name.len()..].trim_start_matches(['"', '\'']).trim_start();
     if line[..at].ends_with(is_word) {
         return None;

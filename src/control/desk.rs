@@ -126,11 +126,11 @@ impl Desk {
         if is_news {
             self.publish(&publisher);
         }
-        let now = Instant::now();
-        let pool = publisher.snapshot().pools.get(&key.pool).cloned().filter(|_| is_news);
-        let event = pool.and_then(|pool| lock(&self.serving).look(&pool, now));
-        drop(publisher);
-        event.into_iter().for_each(|event| self.announce(event));
+        if is_news {
+            // Under the lock, so that what is told last is what was so last.
+            let told = lock(&self.serving).look_around(&key.pool, &publisher.snapshot(), Instant::now());
+            told.into_iter().for_each(|event| self.announce(event));
+        }
         is_news
     }
 
@@ -138,8 +138,7 @@ impl Desk {
     pub fn tell_who_serves(&self) {
         let publisher = lock(&self.publisher);
         let events = lock(&self.serving).look_at_all(&publisher.snapshot(), Instant::now());
-        drop(publisher);
-        events.into_iter().for_each(|event| self.announce(event));
+        events.into_iter().for_each(|event| self.announce(event)); // under the lock, as above
     }
 
     /// Tells the operator.

@@ -103,8 +103,9 @@ impl Events {
     /// An event that stands for `count` like it. Says whether it has to wait until [`Self::deadline`].
     pub fn tell(&self, event: Event, count: u64, now: Instant) -> bool {
         let about = (event.kind.topic(), event.subject.clone());
-        let told = self.damper().on_news(&about, event, count, now);
-        told.iter().for_each(write);
+        let mut damper = self.damper();
+        let told = damper.on_news(&about, event, count, now);
+        told.iter().for_each(write); // while nobody else can tell something newer before it
         told.is_none()
     }
 
@@ -114,8 +115,8 @@ impl Events {
     }
 
     pub fn tell_what_waited(&self, now: Instant) {
-        let told = self.damper().on_deadline(now);
-        told.iter().for_each(write);
+        let mut damper = self.damper();
+        damper.on_deadline(now).iter().for_each(write);
     }
 
     fn damper(&self) -> MutexGuard<'_, Damper<About, Event>> {

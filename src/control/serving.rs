@@ -4,12 +4,13 @@
 //! news. Decides nothing, and knows nothing of single servers' events.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::events::{Event, Kind};
-use crate::core::breaker;
+use super::standing::Shown;
 use crate::core::health::State;
-use crate::snapshot::{Pool, Server, Snapshot};
+use crate::snapshot::{Pool, Snapshot};
 
 /// By pool: what was told last, or was so when the pool came.
 #[derive(Debug, Default)]
@@ -23,7 +24,14 @@ impl Serving {
         snapshot.pools.values().filter_map(|pool| self.look(pool, now)).collect()
     }
 
-    pub fn look(&mut self, pool: &Pool, now: Instant) -> Option<Event> {
+    /// What is news of a pool and of those that fall back to it.
+    pub fn look_around(&mut self, pool: &str, snapshot: &Snapshot, now: Instant) -> Vec<Event> {
+        let leads_there = |other: &&Arc<Pool>| other.chain().any(|next| next.plan.name == pool);
+        let pools = snapshot.pools.values().filter(leads_there);
+        pools.filter_map(|pool| self.look(pool, now)).collect()
+    }
+
+    fn look(&mut self, pool: &Arc<Pool>, now: Instant) -> Option<Event> {
         let name = &pool.plan.name;
         let serves = who_serves(pool, now);
         let before = self.0.insert(name.clone(), serves.clone())?;
@@ -36,48 +44,63 @@ impl Serving {
 /// Which servers of a pool serve, in one clause for the log, and whether it is those that should. Only health
 /// counts, that found by checks and that found by clients: servers that are full from one moment to the next
 /// would fill the log.
-fn who_serves(pool: &Pool, now: Instant) -> (bool, String) {
+fn who_serves(pool: &Arc<Pool>, now: Instant) -> (bool, String) {
     let of = || pool.servers.iter().filter(|server| server.plan.weight > 0);
-    let up = || of().filter(|server| server.state == State::Up);
-    let is_open = |server: &&Server| {
-        server.live.guard.circuit(now).is_some_and(|circuit| circuit.state == breaker::State::Open)
-    };
-    let open = up().filter(is_open).count();
-    let tried = || up().filter(|server| !is_open(server));
-    let sound = tried().filter(|server| !server.live.guard.is_ejected(now));
     let first = of().map(|server| server.plan.tier).min();
-    // Those that are ejected are tried when nobody else is left, in pools that it falls back to neither.
-    let ejected = tried().filter(|_| pool.plan.fallback.is_none());
-    let tier = sound.map(|server| server.plan.tier).min().or_else(|| ejected.map(|it| it.plan.tier).min());
-    match tier {
-        Some(tier) if Some(tier) == first => (true, "its servers serve".into()),
-        Some(tier) if up().all(|server| server.plan.tier >= tier) => {
-            (false, format!("tier {tier} serves: no server of a lower tier is up"))
-        }
-        Some(tier) => {
-            (false, format!("tier {tier} serves: lower ones are down, ejected or have open breakers"))
-        }
-        None => {
-            let nobody = match open {
-                _ if tried().next().is_some() => "no server is left that is not ejected".into(),
-                0 => "no server is up".into(),
-                1 => "no server is left, the breaker of the one that is up is open".into(),
-                open => format!("no server is left, the breakers of all {open} that are up are open"),
-            };
-            let fallback = pool.plan.fallback.as_ref();
-            (false, fallback.map_or(nobody.clone(), |to| format!("{nobody}, clients go to the pool `{to}`")))
-        }
+    let shown: Vec<_> = of().map(|server| (server.plan.tier, Shown::of(server, now))).collect();
+    let lowest = |takes: fn(Shown) -> bool| {
+        shown.iter().filter(|(_, shown)| takes(*shown)).map(|(tier, _)| *tier).min()
+    };
+    let is_last = pool.fallback.is_none();
+    if let Some(tier) = lowest(is_sound).or_else(|| lowest(is_tried).filter(|_| is_last)) {
+        return match tier {
+            tier if Some(tier) == first => (true, "its servers serve".into()),
+            tier if lowest(is_up) == Some(tier) => {
+                (false, format!("tier {tier} serves: no server of a lower tier is up"))
+            }
+            tier => {
+                (false, format!("tier {tier} serves: lower ones are down, ejected or have open breakers"))
+            }
+        };
     }
+    let nobody = match shown.iter().filter(|(_, shown)| *shown == Shown::CutOff).count() {
+        _ if lowest(is_tried).is_some() => "no server is left that is not ejected".into(),
+        0 => "no server is up".into(),
+        1 => "no server is left, the breaker of the one that is up is open".into(),
+        open => format!("no server is left, the breakers of all {open} that are up are open"),
+    };
+    let has_sound = |pool: &&Arc<Pool>| {
+        pool.servers.iter().any(|server| server.plan.weight > 0 && is_sound(Shown::of(server, now)))
+    };
+    let words = match pool.chain().skip(1).find(has_sound) {
+        Some(other) => format!("{nobody}, clients go to the pool `{}`", other.plan.name),
+        None if is_last => nobody,
+        None => format!("{nobody}, and what it falls back to has none either"),
+    };
+    (false, words)
+}
+
+fn is_up(shown: Shown) -> bool {
+    !matches!(shown, Shown::Checked(State::Down | State::Checking))
+}
+
+/// It may be tried, if only as the last resort.
+fn is_tried(shown: Shown) -> bool {
+    is_up(shown) && shown != Shown::CutOff
+}
+
+fn is_sound(shown: Shown) -> bool {
+    is_tried(shown) && shown != Shown::Ejected
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;
     use crate::control::fixture::{a_check, desk_of, plan_of};
     use crate::control::publisher::ServerKey;
+    use crate::core::breaker;
 
     #[test]
     fn a_pool_says_when_it_loses_its_last_server_and_has_one_again_and_a_new_one_says_nothing() {

@@ -105,11 +105,9 @@ pub fn asked(pool: &Pool, is_again: bool, now: Instant) -> Option<Asked> {
     if let Some(tier) = with_room(sound()) {
         return Some(Asked { tier, is_last_resort: false });
     }
-    let holds_out = match pool.plan.outlier_detection {
-        Some(_) => !is_again,
-        // Those in doubt are so for seconds: where clients may wait for one that is only full, they do.
-        None => pool.plan.queue.is_some() && sound().next().is_some(),
-    };
+    // Where clients may wait for one that is only full, they do.
+    let waits = pool.plan.queue.is_some() && sound().next().is_some();
+    let holds_out = waits || (pool.plan.outlier_detection.is_some() && !is_again);
     let last_resort = || with_room(open(pool, now)).map(|tier| Asked { tier, is_last_resort: true });
     if holds_out { None } else { last_resort() }
 }
@@ -142,7 +140,7 @@ pub enum Next<'a> {
 }
 
 /// Its own servers are asked, then those of the pools that it falls back to, and then all of them again for
-/// servers that are ejected; no pool for which others wait already.
+/// servers that are ejected; where others wait for one of them already, the client does, too.
 pub fn next(pool: &Arc<Pool>, now: Instant) -> Next<'_> {
     let mut line = None;
     let has_others = pool.fallback.is_some();
@@ -150,8 +148,7 @@ pub fn next(pool: &Arc<Pool>, now: Instant) -> Next<'_> {
     let left = pool.chain().enumerate().map(|(place, pool)| (place, pool, true));
     for (place, pool, is_again) in sound.chain(left) {
         if pool.plan.queue.is_some() && pool.live.line.length() > 0 {
-            line.get_or_insert(pool);
-            continue;
+            return Next::Waits(line.unwrap_or(pool));
         }
         match asked(pool, is_again, now) {
             Some(asked) if place == 0 => return Next::Asks(asked),

@@ -14,7 +14,7 @@ use super::failure::refusal;
 use super::route::{Step, Way, route_again};
 use super::search::Hunt;
 use super::visit::{Side, Visit};
-use super::wait::{may_wait, wait};
+use super::wait::{Waited, may_wait, wait};
 use super::worker::Worker;
 use crate::config::plan;
 use crate::core::outcome::{Close, Reason};
@@ -88,16 +88,21 @@ pub(super) async fn connect(
             Ok(found) => break found,
             Err(line) => line,
         };
-        if let Some(found) = wait(&client, &line, visit, worker).await? {
-            break found;
-        }
-        // A reload has taken its way to that pool away.
-        let world = worker.listener(&visit.listener.name);
-        let world = world.ok_or_else(|| refusal(Reason::NoRoute, "the listener is gone".to_owned()))?;
-        let way = route_again(&world, visit, worker)?;
-        asked = first_found(&client, way, Asker::Newcomer, visit, worker).await?;
+        asked = match wait(&client, &line, visit, worker).await? {
+            Waited::Served(found) => break found,
+            Waited::For(other) => Err(other),
+            Waited::Lost => ask_anew(&client, visit, worker).await?,
+        };
     };
     Ok(Joined { client, server, _places: places, _lease: lease, pool })
+}
+
+/// As one that has just come, by the routes as they are now.
+async fn ask_anew(client: &Sock, visit: &Visit, worker: &Worker) -> Result<Result<Found, Waiting>, Close> {
+    let world = worker.listener(&visit.listener.name);
+    let world = world.ok_or_else(|| refusal(Reason::NoRoute, "the listener is gone".to_owned()))?;
+    let way = route_again(&world, visit, worker)?;
+    first_found(client, way, Asker::Newcomer, visit, worker).await
 }
 
 /// A server of the first pool of the way that has one for this client, ejected ones after all others; else
@@ -126,7 +131,10 @@ pub(super) async fn first_found(
                 line.get_or_insert(waiting(pool, flow, queue, "".into()));
                 break;
             }
-            (Some(_), Asker::Called { .. }) => continue,
+            (Some(queue), Asker::Called { .. }) => {
+                line.get_or_insert(waiting(pool, flow, queue, "".into()));
+                continue;
+            }
             (None, _) => {}
         }
         let tries = visit.attempts.borrow().len();

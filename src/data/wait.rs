@@ -47,7 +47,16 @@ pub(super) fn may_wait(end: &Unserved, pool: &Pool) -> Option<Queue> {
     is_worth_it.then_some(queue)
 }
 
-/// `None`: a reload has taken the client's way to this pool away.
+/// How a wait in one line ended, if the client lives.
+pub(super) enum Waited {
+    Served(Found),
+    /// Its pool lets nobody wait any more, and one of the others does.
+    For(Waiting),
+    /// A reload has taken its way to the pool away.
+    Lost,
+}
+
+/// In all the lines that it stands in one after the other, a client waits no longer than its last one allows.
 ///
 /// # Errors
 /// `queue_full`, `queue_timeout`, or how it ended otherwise.
@@ -56,7 +65,7 @@ pub(super) async fn wait(
     line: &Waiting,
     visit: &Visit,
     worker: &Worker,
-) -> Result<Option<Found>, Close> {
+) -> Result<Waited, Close> {
     let Waiting { pool, flow, queue, met } = line;
     visit.turn_to(flow); // whatever becomes of it, it waited for this pool
     let name = &pool.plan.name;
@@ -68,15 +77,16 @@ pub(super) async fn wait(
     let met = RefCell::new(met.clone());
     let end = {
         let asked = pin!(ask_in_turn(client, &pool.live, &ticket, &met, visit, worker));
-        let asked = pin!(worker.net.within(queue.timeout, asked));
+        let before = visit.queued_for.get().unwrap_or_default();
+        let asked = pin!(worker.net.within(queue.timeout.saturating_sub(before), asked));
         let displaced = pin!(poll_fn(|cx| ticket.poll_displaced(cx)));
         let hung_up = pin!(client.hung_up());
         either(asked, either(hung_up, displaced)).await
     };
     match end {
-        Either::Left(Some(Ok(Some(found)))) => {
+        Either::Left(Some(Ok(Waited::Served(found)))) => {
             ticket.served();
-            Ok(Some(found))
+            Ok(Waited::Served(found))
         }
         // Where it resets while its turn has come, the search may see it first.
         Either::Left(Some(Err(end))) if end.reason == Reason::ClientReset => {
@@ -108,7 +118,8 @@ struct Stay<'a> {
 impl Drop for Stay<'_> {
     fn drop(&mut self) {
         let waited = self.worker.net.now().saturating_duration_since(self.begun);
-        self.visit.queued_for.set(Some(waited));
+        let before = self.visit.queued_for.get().unwrap_or_default();
+        self.visit.queued_for.set(Some(before + waited));
         self.pool.live.stats.of(self.worker.index).queue_wait.observe(waited);
     }
 }
@@ -121,15 +132,15 @@ async fn ask_in_turn(
     met: &RefCell<Cow<'static, str>>,
     visit: &Visit,
     worker: &Worker,
-) -> Result<Option<Found>, Close> {
+) -> Result<Waited, Close> {
     let mut times = 0_u32;
     loop {
         let turn = poll_fn(|cx| ticket.poll_called(cx)).await;
         let news = worker.news.rings();
-        let Some(world) = worker.listener(&visit.listener.name) else { return Ok(None) };
+        let Some(world) = worker.listener(&visit.listener.name) else { return Ok(Waited::Lost) };
         let way = route_again(&world, visit, worker)?;
         if !way.leads_to(line) {
-            return Ok(None);
+            return Ok(Waited::Lost);
         }
         let full = full_servers(way);
         let asked = {
@@ -145,10 +156,10 @@ async fn ask_in_turn(
             }
         };
         match asked {
-            Ok(Ok(found)) => return Ok(Some(found)),
+            Ok(Ok(found)) => return Ok(Waited::Served(found)),
             // Whom this one did not ask the one before it does.
             Ok(Err(other)) if turn == Turn::First && !ptr::eq(&raw const *other.pool.live, line) => {
-                return Ok(None);
+                return Ok(Waited::For(other));
             }
             Err(end) if turn == Turn::First && !is_ours(&end) => return Err(end),
             Ok(Err(Waiting { met: why, .. })) | Err(Close { detail: why, .. }) => {

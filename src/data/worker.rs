@@ -157,8 +157,8 @@ pub(super) struct Worker {
     snapshot: RefCell<Arc<Snapshot>>,
     /// Rings with each new snapshot.
     pub(super) news: Bell,
-    /// When the connections of servers that went down are cut, by the address of the server's counts, which
-    /// its task holds; `None` is called off. One entry for each task, see `lost.rs`.
+    /// Servers that went down and whose connections have some time left, by the address of the server's counts,
+    /// which its task holds. See `lost.rs`.
     pub(super) draining: RefCell<HashMap<usize, Drain>>,
     /// The open connections.
     visits: RefCell<Slab<Rc<Visit>>>,

@@ -168,6 +168,11 @@ impl Inside {
         (self.width.max(1) + kept).min(CALLED_MAX)
     }
 
+    /// Is one before it kept by a server.
+    fn is_behind(&self, place: usize) -> bool {
+        self.called.iter().take(place).any(|called| called.is_kept)
+    }
+
     fn place(&self, ticket: queue::Ticket) -> Option<usize> {
         self.called.iter().position(|called| called.ticket == ticket)
     }
@@ -190,8 +195,7 @@ impl Ticket {
     pub fn poll_called(&self, cx: &mut Context<'_>) -> Poll<Turn> {
         let mut inside = self.line.inside();
         if let Some(place) = inside.place(self.ticket).filter(|place| *place < inside.askers()) {
-            let is_behind = inside.called.iter().take(place).any(|called| called.is_kept);
-            return Poll::Ready(if is_behind { Turn::Behind } else { Turn::First });
+            return Poll::Ready(if inside.is_behind(place) { Turn::Behind } else { Turn::First });
         }
         inside.wake_on_change(self.ticket, cx);
         Poll::Pending
@@ -217,11 +221,15 @@ impl Ticket {
         }
     }
 
-    /// No server took this client: until one takes somebody, only the first may ask.
+    /// No server took this client: until one takes somebody, only the first may ask. One that asked behind
+    /// another knows too little for that.
     pub fn in_vain(&self) {
         let mut inside = self.line.inside();
-        inside.width = 1;
-        if let Some(place) = inside.place(self.ticket) {
+        let place = inside.place(self.ticket);
+        if !place.is_some_and(|place| inside.is_behind(place)) {
+            inside.width = 1;
+        }
+        if let Some(place) = place {
             inside.called[place].is_kept = false;
         }
         inside.call_more(); // those who may not ask any more are told when they may again

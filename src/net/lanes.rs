@@ -316,7 +316,7 @@ impl Lanes {
         }
         let Some(Entry::Running(running)) = self.all.get_mut(key) else { return };
         running.relay.socket(from).ready.is_broken = true;
-        let was_half_closed = running.relay.is_half_closed();
+        let was_half_closed = (running.relay.is_half_closed(), running.relay.last_words_until());
         let turn = running.relay.judge_unseen(from, &mut self.tools);
         self.note_half_close(key, was_half_closed);
         self.settle(key, from, turn, ring);
@@ -404,7 +404,7 @@ impl Lanes {
 
     fn judge(&mut self, key: usize, from: Side, halt: Halt, ring: &mut TokenRing) {
         let Some(Entry::Running(running)) = self.all.get_mut(key) else { return };
-        let was_half_closed = running.relay.is_half_closed();
+        let was_half_closed = (running.relay.is_half_closed(), running.relay.last_words_until());
         let is_held = matches!(halt, Halt::Held);
         let turn = running.relay.judge(from, halt, &mut self.tools);
         self.holds.enter(key, running.relay.braked());
@@ -416,9 +416,9 @@ impl Lanes {
     }
 
     /// A relay that is half closed has less patience than before.
-    fn note_half_close(&mut self, key: usize, was_half_closed: bool) {
+    fn note_half_close(&mut self, key: usize, was_half_closed: (bool, Option<Instant>)) {
         let relay = self.relay(key);
-        if relay.is_half_closed() && !was_half_closed {
+        if was_half_closed != (relay.is_half_closed(), relay.last_words_until()) {
             let deadline = relay.deadline();
             self.schedule.hasten(deadline, self.tools.now);
         }

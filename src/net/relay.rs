@@ -155,7 +155,7 @@ impl Relay {
         [guard_at, self.last_words_until(), self.silent_at()].into_iter().flatten().min()
     }
 
-    fn last_words_until(&self) -> Option<Instant> {
+    pub(super) fn last_words_until(&self) -> Option<Instant> {
         self.braked.as_ref()?.last_words_until()
     }
 
@@ -240,8 +240,7 @@ impl Relay {
     pub(super) fn judge_unseen(&mut self, from: Side, tools: &mut Tools) -> Turn {
         let Some(error) = self.unseen_failure(from) else { return Turn::Waiting };
         match self.braked.as_mut().filter(|braked| from == Side::Server && braked.is_held(from)) {
-            Some(braked) => {
-                braked.hear_out(tools.now + LAST_WORDS);
+            Some(_) => {
                 self.hear_server_out(&error, tools);
                 Turn::Waiting
             }
@@ -252,6 +251,9 @@ impl Relay {
     /// The server has reset the connection. Nothing more goes to it, and what it said before is passed on.
     fn hear_server_out(&mut self, error: &io::Error, tools: &mut Tools) {
         self.server_reset = Some(error.raw_os_error().unwrap_or(ECONNRESET));
+        if let Some(braked) = &mut self.braked {
+            braked.hear_out(tools.now + LAST_WORDS);
+        }
         let from_client = &mut self.pumps[Side::Client as usize];
         from_client.unload(tools);
         from_client.end();

@@ -82,10 +82,12 @@ impl Relays {
         for _ in 0..self.queue.len() {
             let Some(key) = self.queue.pop_front() else { return };
             let Some((_, Entry::Running { relay, is_queued, .. })) = self.all.get_mut(key) else { continue };
-            let was_half_closed = relay.is_half_closed();
+            let was_half_closed = (relay.is_half_closed(), relay.last_words_until());
             let turn = relay.turn(&mut self.tools);
             self.holds.enter(key, relay.braked());
-            let sooner = (relay.is_half_closed() && !was_half_closed).then(|| relay.deadline()).flatten();
+            let sooner = (was_half_closed != (relay.is_half_closed(), relay.last_words_until()))
+                .then(|| relay.deadline())
+                .flatten();
             match turn {
                 Turn::Waiting => *is_queued = false,
                 Turn::Tired => self.queue.push_back(key),

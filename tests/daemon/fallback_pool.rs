@@ -1,10 +1,12 @@
 //! A pool that has no server left, and the pool that it falls back to.
 
 use std::net::SocketAddr;
+use std::thread;
 
 use nix::sys::signal::Signal;
 
-use crate::peers::{Client, Greeter, config, config_at, dead, named, nobody};
+use crate::peers::{Client, Greeter, config, config_at, dead, named, nobody, served_by};
+use crate::queue::wait_for_line;
 use crate::support::record::{failed_attempts, field, word};
 use crate::support::{Daemon, PATIENCE, eventually};
 
@@ -151,4 +153,53 @@ fn a_client_waits_for_its_own_pool_only_when_no_other_has_a_server_either() {
     assert_eq!(waiting.join().unwrap(), "main");
     let log = daemon.access_log_of(2);
     assert_eq!(log.iter().map(|record| word(record, "pool")).collect::<Vec<_>>(), ["q", "p"]);
+}
+
+/// The bug: each of the two left the line for the other pool's, found the other one still in it, and stood behind
+/// that one again, as fast as the processor could.
+#[test]
+fn those_who_wait_for_a_pool_that_lets_nobody_wait_any_more_wait_for_its_fallback() {
+    let (main, rescue, mut health) =
+        (Greeter::start("main"), Greeter::start("rescue"), Greeter::start("health"));
+    let limited = |server: &Greeter| server.toml().replace(" }", ", max_connections = 1 }");
+    let line = "queue = { timeout = \"1m\" }";
+    let check = format!(
+        "health_check = {{ port = {}, interval = \"50ms\", timeout = \"5s\", rise = 1, fall = 1 }}",
+        health.address.port()
+    );
+    let (text, front) = config(&[limited(&main)], "", &format!("fallback = \"q\"\n{line}\n{check}"));
+    let daemon = Daemon::start(&and(text, &[("q", limited(&rescue), line)]));
+    let is_up = |up: f64| {
+        eventually("its check", PATIENCE, || {
+            (daemon.metric("tidegate_server_up", &[("server", "main")]) == up).then_some(())
+        });
+    };
+    is_up(1.0);
+    let on_main = Client::connect(front).unwrap();
+    let on_rescue = Client::connect(front).unwrap();
+    assert_eq!((on_main.server.as_str(), on_rescue.server.as_str()), ("main", "rescue"));
+    let waiting = [(); 2].map(|()| thread::spawn(move || served_by(front)));
+    wait_for_line(&daemon, 2);
+    health.stop_listening();
+    is_up(0.0);
+    eventually("both in the other line", PATIENCE, || {
+        let queued = |pool| daemon.metric("tidegate_pool_queued_connections", &[("pool", pool)]);
+        (queued("p") == 0.0 && queued("q") == 2.0).then_some(())
+    });
+    on_rescue.leave().unwrap();
+    waiting.into_iter().for_each(|client| assert_eq!(client.join().unwrap(), "rescue"));
+    let waits = |pool| daemon.metric("tidegate_queue_wait_seconds_count", &[("pool", pool)]);
+    assert_eq!((waits("p"), waits("q")), (2.0, 2.0), "each has stood in each line once");
+}
+
+#[test]
+fn the_log_names_no_fallback_that_has_nobody_either() {
+    let (mut main, mut other) = (Greeter::start("main"), Greeter::start("other"));
+    let (text, _) = config(&[main.toml()], "", &format!("fallback = \"q\"\n{CHECKED}"));
+    let daemon = Daemon::start(&and(text, &[("q", other.toml(), CHECKED)]));
+    eventually("both up", PATIENCE, || (daemon.metric("tidegate_server_up", &[]) == 2.0).then_some(()));
+    main.die();
+    daemon.has_said("pool `p`: no server is up, clients go to the pool `q`");
+    other.die();
+    daemon.has_said("pool `p`: no server is up, and what it falls back to has none either");
 }

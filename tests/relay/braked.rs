@@ -191,6 +191,30 @@ fn what_a_server_said_before_its_reset_comes_as_fast_as_it_may_and_then_the_rese
     }
 }
 
+/// The bug: the two seconds for a server's last words held only where nothing else had noticed the reset before:
+/// not a write to the server, and not where the client had ended.
+#[test]
+fn a_server_that_is_dead_holds_its_client_no_longer_than_its_last_words_may_take() {
+    for client_has_ended in [true, false] {
+        let sluice = Sluice::with_pauses_of(3_600_000);
+        sluice.open(Side::Client, 1 << 40);
+        let Rig { client, mut server, end } = rig(PATIENT, &sluice);
+        server.write_all(b"what stays where it is").unwrap();
+        if client_has_ended {
+            client.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(server.read(&mut [0]).unwrap(), 0);
+        } else {
+            client.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+            while (&client).write(&[7; 65536]).is_ok() {} // the server reads nothing
+        }
+        assert!(is_quiet(&client));
+        socket::reset(server.into());
+        client.set_read_timeout(Some(super::PATIENCE)).unwrap();
+        assert_eq!((&client).read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+        assert!(matches!(end.told().how, End::Failed { side: Side::Server, .. }));
+    }
+}
+
 #[test]
 fn urgent_data_does_not_stall_what_comes_after_it_under_a_brake() {
     let Rig { client, mut server, end } = Rig::with_brake(PATIENT, || Box::new(Bumps::new(22)));

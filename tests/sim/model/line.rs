@@ -65,7 +65,9 @@ impl Waiting {
     }
 
     pub fn in_vain(&mut self, client: u64) {
-        self.width = 1;
+        if !self.is_behind(client) {
+            self.width = 1;
+        }
         self.kept.retain(|kept| *kept != client);
     }
 
