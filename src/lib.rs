@@ -32,7 +32,7 @@ pub mod core; // PURE: which server, which limit, up or down, how it ended
 pub mod wire; // PURE: what servers and clients say, bytes -> value | NeedMore | Malformed
 pub mod config; // as written -> every mistake -> as meant
 pub mod telemetry; // counters, histograms, the record of one connection, the access log
-pub mod live; // counts and health that outlive every snapshot
+pub mod live; // counts and health that outlive every snapshot, and the walk over servers by them
 pub mod snapshot; // what control gives the workers
 pub mod orders; // what control may ask of a worker
 pub mod sys; // all unsafe code and raw system calls

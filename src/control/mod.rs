@@ -3,7 +3,8 @@
 //!
 //! `run` is the whole of it, from the first READY to the end of the last worker. To read: publisher
 //! and desk (the world), prober and reloader (what changes it), lookout and events (what is told of it),
-//! signals, crew and drainer (its end), watchdog and notify (signs of life), doors, admin, answers, view and exporter (who looks on).
+//! signals, crew and drainer (its end), watchdog and notify (signs of life), doors, admin, answers, view
+//! and exporter (who looks on).
 
 pub mod publisher; // the only writer of snapshots
 pub mod desk; // what the doers share

@@ -157,7 +157,7 @@ pub fn next(pool: &Arc<Pool>, now: Instant) -> Next<'_> {
             None => {}
         }
     }
-    line.map_or(Next::IsRefused, |pool| Next::Waits(pool))
+    line.map_or(Next::IsRefused, Next::Waits)
 }
 
 /// Where nobody could be asked.

@@ -113,7 +113,8 @@ pub struct Search<'l> {
     /// that failed, and only who is not has retried in vain.
     retries: Vec<Retry<'l>>,
     is_over_budget: Cell<bool>,
-    /// In this round, from one pause to the next: servers whose last place another worker took between the choice and the taking.
+    /// In this round, from one pause to the next: servers whose last place another worker took between the
+    /// choice and the taking.
     lost: Vec<usize>,
     /// In this round: a server that could be asked had no room.
     has_full: Cell<bool>,
@@ -206,8 +207,8 @@ impl<'l> Search<'l> {
         self.is_over_budget.get()
     }
 
-    /// A pause is over, something has changed meanwhile, or other pools have been asked. Only after a whole pause are those that refused
-    /// asked again.
+    /// A pause is over, something has changed meanwhile, or other pools have been asked. Only after a whole
+    /// pause are those that refused asked again.
     fn begin_round(&mut self, now: Instant) {
         if self.pause_end.is_some_and(|end| end <= now) {
             self.refused.clear();

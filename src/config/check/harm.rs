@@ -22,12 +22,13 @@ pub fn check_first_byte(listeners: &[ListenerAt], pools: &ByName<'_>, found: &mu
         let mut asked = asked(listener, pools).into_iter();
         let mute = asked.find_map(|pool| Some((pool, greeter(pool.plan.health_check.as_ref()?)?)));
         if let Some((pool, protocol)) = mute {
-            let message = "every client would wait in vain: here the server speaks first";
+            let name = quoted(&pool.plan.name);
+            let message = format!("clients of pool {name} would wait in vain: its servers speak first");
             let label = format!(
                 "nobody is asked before the client has spoken, and clients of {protocol} wait for the server"
             );
             let mistake = Mistake::new(Code::WaitsInVain, span.clone(), message).label(label);
-            let also = format!("pool {} is checked as `{protocol}`", quoted(&pool.plan.name));
+            let also = format!("pool {name} is checked as `{protocol}`");
             found.add(mistake.also(pool.name_span.clone(), also).help("leave `first_byte_timeout` out"));
         }
     }

@@ -3,7 +3,7 @@
 //! Never stops at a mistake: a value that cannot be read is reported and stands in as its
 //! default, so that the checks behind it still run. Such a plan is thrown away at the end.
 
-mod across;
+mod across; // what must fit together: pools, ports, loops
 mod address; // an IP address and a port
 mod admission; // who may come in at a listener
 mod common; // [defaults], and what listeners and pools share
@@ -24,7 +24,7 @@ mod tls; // who a server must prove to be
 mod steps; // of a check in the operator's own words
 mod fallback; // from pool to pool, without coming back
 mod harm; // what is allowed and does harm
-mod section; // one table under its rules // what must fit together: pools, ports, loops
+mod section; // one table under its rules
 
 use super::file::{Entry, File, Kind, Value};
 use super::mistake::{Code, Mistake, Mistakes, quoted};

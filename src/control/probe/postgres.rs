@@ -12,8 +12,8 @@ use crate::wire::{printable, scram};
 
 /// Whether it is a replica, and how many milliseconds it is behind. What has been replayed as far as
 /// it was received is behind by nothing, as long as somebody still sends: an idle primary
-/// writes nothing, and its last transaction may be hours old. Below zero: its clock is late. NULL: nothing has been replayed yet,
-/// and nobody sends.
+/// writes nothing, and its last transaction may be hours old. Below zero: its clock is late. NULL: nothing
+/// has been replayed yet, and nobody sends.
 const STANDING: &str = "SELECT pg_is_in_recovery(), CASE \
     WHEN NOT pg_is_in_recovery() THEN 0 \
     WHEN pg_last_wal_receive_lsn() <= pg_last_wal_replay_lsn() \
