@@ -6,6 +6,8 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::config::plan::{self, Auto, Io, Plan};
 use crate::control::{self, Boot, Doors, Ended, Loader, Notifier, Publisher, Until};
@@ -49,6 +51,11 @@ pub enum Trouble {
     },
 }
 
+/// How long a daemon that was killed may still hold its ports: the kernel takes its rings down, and the sockets
+/// in them, some time after the process has gone. Whoever is started at once in its place must not fail for that.
+const LEFT_BEHIND: Duration = Duration::from_secs(1);
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(20);
+
 /// Runs the daemon until it is told to end.
 ///
 /// # Errors
@@ -61,11 +68,7 @@ pub fn run(plan: Plan, reload: Option<Loader>, notifier: Notifier, until: Until)
     let max_connections = room(&plan, workers)?;
     let staff = hire(&plan.process, workers)?;
     let publisher = Publisher::new(&plan, workers, max_connections);
-    let bound = data::bind_all(&plan.listeners, workers).map_err(|(listener, at, error)| Trouble::Bind {
-        listener,
-        at,
-        error,
-    })?;
+    let bound = bind(&plan, workers)?;
     let doors = Doors::open(&plan.admin).map_err(Trouble::Admin)?;
     let access_log = control::open_access_log(&plan.log.access, workers).map_err(Trouble::AccessLog)?;
     let ring = access_log.ring();
@@ -93,6 +96,20 @@ pub fn run(plan: Plan, reload: Option<Loader>, notifier: Notifier, until: Until)
         notifier,
         until,
     }))
+}
+
+/// Binds all listeners, if need be after a moment.
+fn bind(plan: &Plan, workers: usize) -> Result<Vec<data::Bound>, Trouble> {
+    let begun = Instant::now();
+    loop {
+        match data::bind_all(&plan.listeners, workers) {
+            Ok(bound) => return Ok(bound),
+            Err((.., error)) if error.kind() == io::ErrorKind::AddrInUse && begun.elapsed() < LEFT_BEHIND => {
+                thread::sleep(LOOK_AGAIN_AFTER);
+            }
+            Err((listener, at, error)) => return Err(Trouble::Bind { listener, at, error }),
+        }
+    }
 }
 
 /// The workers, and the driver that they have.

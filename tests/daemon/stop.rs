@@ -193,3 +193,14 @@ fn a_second_daemon_on_the_same_address_does_not_start() {
     assert_eq!(code, Some(1));
     assert!(stderr.contains("listener `l` cannot bind") && stderr.contains("ss -ltnp"), "{stderr}");
 }
+
+/// The bug: the kernel still held the sockets of the rings of the one that was killed, and the next one gave up.
+#[test]
+fn a_daemon_that_was_killed_is_started_again_at_once() {
+    let server = Greeter::start("a");
+    let (text, front) = config(&[server.toml()], "", "");
+    for _ in 0..10 {
+        let _daemon = Daemon::start(&text);
+        let _open: Vec<_> = (0..20).map(|_| Client::connect(front).unwrap()).collect();
+    }
+}
