@@ -103,7 +103,8 @@ fn who_is_called_while_another_takes_his_place_is_one_of_both() {
             })
             .await;
         });
-        let newcomer = line.join(Priority::default(), source(2), 2).expect("the other source has more, or room");
+        let newcomer =
+            line.join(Priority::default(), source(2), 2).expect("the other source has more, or room");
         let newcomer = task(async move { called(&newcomer).await });
         join([waiter, newcomer]);
         join([leaver]);

@@ -78,7 +78,9 @@ fn once_one_retry_was_in_vain_those_that_race_do_not_go_over_the_budget() {
         (0..99).for_each(|_| pool.retry(0.0, Odds::Fair, now).expect("there are more").end(false, now));
         let worker = |_| {
             let pool = Arc::clone(&pool);
-            thread::spawn(move || pool.retry(0.0, Odds::Fair, now).map(|retry| retry.end(false, now)).is_some())
+            thread::spawn(move || {
+                pool.retry(0.0, Odds::Fair, now).map(|retry| retry.end(false, now)).is_some()
+            })
         };
         let made = join((0..2).map(worker).collect::<Vec<_>>()).into_iter().filter(|made| *made).count();
         assert_eq!(made, 1);
