@@ -88,10 +88,11 @@ pub(super) async fn connect(
             Ok(found) => break found,
             Err(line) => line,
         };
-        asked = match wait(&client, &line, visit, worker).await? {
+        // Boxed, as most find a server at once: they are not to keep the room for it.
+        asked = match Box::pin(wait(&client, &line, visit, worker)).await? {
             Waited::Served(found) => break found,
             Waited::For(other) => Err(other),
-            Waited::Lost => ask_anew(&client, visit, worker).await?,
+            Waited::Lost => Box::pin(ask_anew(&client, visit, worker)).await?,
         };
     };
     Ok(Joined { client, server, _places: places, _lease: lease, pool })
