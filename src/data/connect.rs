@@ -73,6 +73,12 @@ impl Asker<'_> {
     }
 }
 
+/// From line to line, one client: as often as its way may have pools. Those who wait for pools of which none
+/// lets anybody wait any more would otherwise show each other from one line to the next.
+const MOVES_MAX: usize = 1 + plan::FALLBACKS_MAX;
+
+const NOWHERE: &str = "no pool has a server, and none of those that it waited for lets it wait any more";
+
 /// # Errors
 /// How it ended when no server took the client, or the client did not wait.
 pub(super) async fn connect(
@@ -82,7 +88,7 @@ pub(super) async fn connect(
     worker: &Worker,
 ) -> Result<Joined, Close> {
     let Admitted { sock: client, places } = admitted;
-    let mut asked = first_found(&client, way, Asker::Newcomer, visit, worker).await?;
+    let (mut asked, mut moves) = (first_found(&client, way, Asker::Newcomer, visit, worker).await?, 0);
     let (server, lease, pool) = loop {
         let line = match asked {
             Ok(found) => break found,
@@ -91,7 +97,13 @@ pub(super) async fn connect(
         // Boxed, as most find a server at once: they are not to keep the room for it.
         asked = match Box::pin(wait(&client, &line, visit, worker)).await? {
             Waited::Served(found) => break found,
-            Waited::For(other) => Err(other),
+            Waited::For(_) if moves == MOVES_MAX => {
+                return Err(refusal(Reason::NoHealthyServer, NOWHERE.to_owned()));
+            }
+            Waited::For(other) => {
+                moves += 1;
+                Err(other)
+            }
             Waited::Lost => Box::pin(ask_anew(&client, visit, worker)).await?,
         };
     };

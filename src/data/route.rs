@@ -27,7 +27,7 @@ pub(super) struct Step<'w> {
     pub(super) pool: &'w Arc<Pool>,
     pub(super) flow: &'w Arc<Flow>,
     pub(super) manner: Manner,
-    /// It has been asked for its sound servers, and so were all others.
+    /// Its turn for sound servers is over, and so is that of all others.
     pub(super) is_again: bool,
 }
 

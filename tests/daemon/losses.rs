@@ -191,19 +191,20 @@ fn a_server_that_goes_down_while_it_is_connected_to_gets_nobody() {
     assert_eq!(word(record, "close.reason"), "server_marked_down");
 }
 
+fn on_server_down(policy: &str) -> String {
+    format!(
+        "on_server_down = \"{policy}\"\n[pool.p.health_check]\ninterval = \"50ms\"\ntimeout = \"5s\"\n\
+         rise = 1\nfall = 1"
+    )
+}
+
 /// The bug: the time to drain ran on from the first time that the server went down.
 #[test]
 fn a_server_that_was_back_meanwhile_has_its_whole_time_to_drain_again() {
     const DRAIN: Duration = Duration::from_secs(4);
     let mut server = Greeter::start("lost");
     let address = server.address;
-    let pool = |policy: &str| {
-        format!(
-            "on_server_down = \"{policy}\"\n[pool.p.health_check]\ninterval = \"50ms\"\ntimeout = \"5s\"\n\
-             rise = 1\nfall = 1"
-        )
-    };
-    let (text, front) = config(&[server.toml()], "", &pool("drain 4s"));
+    let (text, front) = config(&[server.toml()], "", &on_server_down("drain 4s"));
     let mut daemon = Daemon::start(&text);
     let mut client = Client::connect(front).unwrap();
     let down = |daemon: &Daemon, server: &mut Greeter| {
@@ -226,7 +227,7 @@ fn a_server_that_was_back_meanwhile_has_its_whole_time_to_drain_again() {
     // Workers may come to know it a moment after the metric; until then nobody is served.
     let mut kept = eventually("a client to be served", PATIENCE, || Client::connect(front).ok());
     let (_, gone) = down(&daemon, &mut third);
-    daemon.reload(&config_at(front, &[named("lost", address)], "", &pool("keep")));
+    daemon.reload(&config_at(front, &[named("lost", address)], "", &on_server_down("keep")));
     while gone.elapsed() < DRAIN + Duration::from_millis(300) {
         kept.echo(b"still here").unwrap();
     }
@@ -242,20 +243,14 @@ fn a_server_that_was_back_meanwhile_has_its_whole_time_to_drain_again() {
 fn a_drain_that_was_called_off_does_not_lengthen_the_next() {
     let mut server = Greeter::start("lost");
     let address = server.address;
-    let pool = |policy: &str| {
-        format!(
-            "on_server_down = \"{policy}\"\n[pool.p.health_check]\ninterval = \"50ms\"\ntimeout = \"5s\"\n\
-             rise = 1\nfall = 1"
-        )
-    };
-    let (text, front) = config(&[server.toml()], "", &pool("drain 1h"));
+    let (text, front) = config(&[server.toml()], "", &on_server_down("drain 1h"));
     let mut daemon = Daemon::start(&text);
     let mut client = Client::connect(front).unwrap();
     server.stop_listening();
     wait_until_up(&daemon, "lost", false);
     let mut back = Greeter::at("back", address);
     wait_until_up(&daemon, "lost", true);
-    daemon.reload(&config_at(front, &[named("lost", address)], "", &pool("drain 1s")));
+    daemon.reload(&config_at(front, &[named("lost", address)], "", &on_server_down("drain 1s")));
     back.stop_listening();
     client.farewell().expect_err("its second is over");
     assert_eq!(word(&daemon.access_log_of(1)[0], "close.reason"), "server_drained");
